@@ -1,0 +1,32 @@
+"""Runs a SparsePlan: picks nothing, computes the attention that the plan says."""
+
+from __future__ import annotations
+
+import torch
+
+from ...kernels.block_sparse_attention import block_sparse_attention
+from .plan import SparsePlan
+
+
+def execute(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, plan: SparsePlan, *, scale: float, backend: str
+) -> torch.Tensor:
+    """Attention of q, k, v [B, H, N, D] over the blocks that `plan` keeps; returns [B, H, N, D] in q.dtype.
+
+    scale multiplies the scores before the softmax. backend is `triton` or `reference`.
+    """
+    out, _ = block_sparse_attention(
+        q,
+        k,
+        v,
+        query_tokens=plan.queries.tokens,
+        query_offsets=plan.queries.offsets,
+        query_index=plan.queries.index,
+        key_tokens=plan.keys.tokens,
+        key_offsets=plan.keys.offsets,
+        key_index=plan.keys.index,
+        keep=plan.keep,
+        scale=scale,
+        backend=backend,
+    )
+    return out

@@ -1,0 +1,50 @@
+"""SparsePlan: the one word between planners, which choose blocks, and executors, which run them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+
+@dataclass(frozen=True)
+class BlockOrder:
+    """Token orders, each cut into consecutive blocks of any size (empty ones allowed).
+
+    tokens: int32 [R, N], position -> token.
+    offsets: int32 [R, blocks + 1], first position of each block; the last entry is N.
+    index: int32 [B, H], the order that each (batch row, head) uses.
+    """
+
+    tokens: torch.Tensor
+    offsets: torch.Tensor
+    index: torch.Tensor
+
+    @property
+    def blocks(self) -> int:
+        return self.offsets.shape[1] - 1
+
+    def sizes(self) -> torch.Tensor:
+        """Tokens per block for each (batch row, head): int64 [B, H, blocks]."""
+        return self.offsets.diff(dim=1)[self.index.long()].long()
+
+
+@dataclass(frozen=True)
+class SparsePlan:
+    """Which key blocks each query block attends.
+
+    keep: bool [B, H, query blocks, key blocks]; may be an expanded view where heads share a map.
+    capped: bool [B, H, query blocks] or None: rows where the budget's max_density removed something.
+    """
+
+    queries: BlockOrder
+    keys: BlockOrder
+    keep: torch.Tensor
+    capped: torch.Tensor | None = None
+
+    def density(self) -> torch.Tensor:
+        """Kept fraction of the N x N map, averaged over batch and heads: fp32 scalar on the device."""
+        query_sizes, key_sizes = self.queries.sizes().float(), self.keys.sizes().float()
+        kept_keys = torch.einsum("bhqk,bhk->bhq", self.keep.float(), key_sizes)
+        kept = (kept_keys * query_sizes).sum(-1)
+        return (kept / (query_sizes.sum(-1) * key_sizes.sum(-1))).mean()

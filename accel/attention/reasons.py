@@ -1,0 +1,20 @@
+"""Why a call stayed dense: short constant strings, counted per run and shown to the user."""
+
+MASK = "mask"
+CROSS_ATTENTION = "cross-attention"
+GROUPED_QUERY = "grouped-query attention"
+FULL_PRECISION = "full precision asked for"
+GRADIENTS = "gradients"
+OTHER_STREAM = "not the video stream"
+FAMILY = "family not enabled yet"
+TOO_SHORT = "fewer than min_tokens"
+OUTSIDE_WINDOW = "outside the budget's window"
+DENSE_BLOCK = "dense_blocks"
+OTHER_OVERRIDE = "another sparse attention owns the call"
+OUT_OF_MEMORY = "out of memory"
+NO_KERNEL = "no fast kernel"
+AMBIGUOUS = "text and video are equally long"
+IMAGE = "image model"
+
+# Calls that no video self-attention could be: a model that shows only these never met the node.
+NOT_SELF_ATTENTION = frozenset({CROSS_ATTENTION, OTHER_STREAM})

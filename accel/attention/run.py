@@ -1,0 +1,85 @@
+"""One sampling run: its settings, its state and its statistics."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from dataclasses import dataclass, field
+
+from .budget import PRESETS, Budget
+from .reasons import NOT_SELF_ATTENTION
+from .schedule import SigmaWindow
+from .state import ClusterCache
+from .statistics import ForwardStatistics, RunSummary
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the node asks for. precision, token_order and guard are accepted and do not act yet."""
+
+    pattern: str = "svg2"
+    precision: str = "auto"
+    token_order: str = "auto"
+    guard: str = "on"
+    fallback: str = "dense"
+    budget: Budget = field(default_factory=lambda: PRESETS["auto"])
+
+
+class Run:
+    """Fresh for every sampling run; nothing of it outlives `close` but the summary, which holds no tensor."""
+
+    def __init__(self, settings: Settings, budget: Budget, window: SigmaWindow, model: str) -> None:
+        self.settings = settings
+        self.budget = budget
+        self.window = window
+        self.cache = ClusterCache()
+        self._model = model
+        self._lock = threading.Lock()
+        self._forwards = 0
+        self._sparse: Counter[str] = Counter()
+        self._dense: Counter[str] = Counter()
+        self._expected = 0
+        self._sums = [0.0, 0.0, 0.0, 0.0]
+
+    def add(self, forward: ForwardStatistics) -> None:
+        """Takes in a finished model evaluation; reads its device numbers."""
+        sums = forward.read()
+        with self._lock:
+            self._forwards += 1
+            self._sparse += forward.sparse
+            self._dense += forward.dense
+            self._expected += forward.expected
+            self._sums = [a + b for a, b in zip(self._sums, sums, strict=True)]
+
+    def close(self) -> RunSummary:
+        """Frees the state and sums the run up."""
+        self.cache.clear()
+        calls = sum(self._sparse.values()) or 1
+        density, capped, plan_seconds, execute_seconds = self._sums
+        chosen = self.budget.preset
+        if self.settings.budget.preset != chosen:
+            chosen = f"{self.settings.budget.preset} ({chosen})"
+        return RunSummary(
+            pattern=self.settings.pattern,
+            model=self._model,
+            budget=chosen,
+            forwards=self._forwards,
+            sparse=dict(self._sparse),
+            dense=dict(self._dense),
+            expected=self._expected,
+            density=density / calls,
+            capped=capped / calls,
+            plan_share=plan_seconds / ((plan_seconds + execute_seconds) or 1.0),
+            notes=self._notes(),
+        )
+
+    def _notes(self) -> tuple[str, ...]:
+        reached = sum(self._sparse.values()) + sum(
+            count for reason, count in self._dense.items() if reason not in NOT_SELF_ATTENTION
+        )
+        if self._expected > reached:
+            return (
+                f"only {reached} of {self._expected} self-attention calls reached the node: another node "
+                "replaces the model's attention",
+            )
+        return ()

@@ -1,0 +1,61 @@
+"""Where in the noise schedule a run may be sparse."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from .budget import Budget
+
+PercentToSigma = Callable[[float], float]
+
+
+# Schedulers round sigmas to a table of 1000: a step that lies on a boundary by intention must not miss it.
+_ROUNDING = 2e-3
+
+
+@dataclass(frozen=True)
+class SigmaWindow:
+    """Sparse attention is allowed while low < sigma <= high."""
+
+    high: float = math.inf
+    low: float = -math.inf
+
+    @classmethod
+    def of(cls, budget: Budget, percent_to_sigma: PercentToSigma) -> SigmaWindow:
+        """The window that dense_first and dense_last leave; percent_to_sigma falls from percent 0 to 1.
+
+        With evenly spaced steps, dense_first = 0.2 keeps exactly the first fifth of them dense.
+        """
+
+        def sigma(percent: float) -> float:
+            return percent_to_sigma(max(0.0, percent - _ROUNDING))
+
+        return cls(
+            high=sigma(budget.dense_first) if budget.dense_first > 0 else math.inf,
+            low=sigma(1 - budget.dense_last) if budget.dense_last > 0 else -math.inf,
+        )
+
+    def __contains__(self, sigma: float) -> bool:
+        return self.low < sigma <= self.high
+
+
+def percent_of(sigma: float, percent_to_sigma: PercentToSigma) -> float:
+    """Inverse of percent_to_sigma by bisection, 0..1."""
+    low, high = 0.0, 1.0
+    for _ in range(24):
+        middle = (low + high) / 2
+        low, high = (middle, high) if percent_to_sigma(middle) > sigma else (low, middle)
+    return (low + high) / 2
+
+
+def full_steps(sigmas: Sequence[float], percent_to_sigma: PercentToSigma) -> int:
+    """Steps of the whole schedule of which the decreasing `sigmas` (the last is the end) may be a part.
+
+    A sampler that runs steps 0..10 of 20, or the second of two experts, sees a slice; the budget's choice
+    must not depend on that.
+    """
+    steps = len(sigmas) - 1
+    covered = percent_of(sigmas[-1], percent_to_sigma) - percent_of(sigmas[0], percent_to_sigma)
+    return steps if covered <= 0 else max(steps, round(steps / covered))

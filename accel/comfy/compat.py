@@ -1,0 +1,59 @@
+"""What differs between ComfyUI versions, and the other packs that we must get along with."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+
+# Attributes by which another sparse attention marks its override, and the name to show for it.
+_SPARSE_OVERRIDES = {
+    "_block_sparse_attention_patch": "Model Sparse Attention (BlockSparseAttention)",
+}
+# Callback keys that a sparse node leaves in transformer_options, whether or not its override is on top.
+_SPARSE_CALLBACKS = {
+    "block_sparse_attention": "Model Sparse Attention (BlockSparseAttention)",
+}
+
+
+def other_sparse_attention(options: Mapping[str, Any]) -> str | None:
+    """The name of another sparse attention that works in these transformer_options, or None."""
+    for by_key in options.get("callbacks", {}).values():
+        for key, name in _SPARSE_CALLBACKS.items():
+            if by_key.get(key):
+                return name
+    for override in _chain(options.get("optimized_attention_override")):
+        for attribute, name in _SPARSE_OVERRIDES.items():
+            if getattr(override, attribute, None) is not None:
+                return name
+    return None
+
+
+def _chain(override) -> Iterator[Any]:
+    seen = set()
+    while override is not None and id(override) not in seen:
+        seen.add(id(override))
+        yield override
+        override = getattr(override, "previous", None)
+
+
+def pause_malloc_graph():
+    """Newer cores record the allocations of a block; ours must stay out of the recording."""
+    import comfy.model_prefetch
+
+    return getattr(comfy.model_prefetch, "pause_malloc_graph", contextlib.nullcontext)()
+
+
+@functools.cache
+def out_of_memory_errors() -> tuple[type[BaseException], ...]:
+    import comfy.model_management
+
+    return (torch.OutOfMemoryError, comfy.model_management.OOM_EXCEPTION)
+
+
+def compiler_disabled(function):
+    """torch.compile drops its guards on transformer_options, so what reads them must stay outside of it."""
+    return torch.compiler.disable(function)

@@ -1,0 +1,168 @@
+"""The attention override: classify a call, decide, plan, execute, record."""
+
+from __future__ import annotations
+
+import functools
+from collections import Counter
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from ..attention import executor, reasons
+from ..attention.layout import TokenLayout
+from ..attention.planners import PLANNERS
+from ..attention.run import Run
+from ..attention.state import WarmStart
+from ..attention.statistics import ForwardStatistics, Stopwatch
+from .compat import compiler_disabled, out_of_memory_errors, pause_malloc_graph
+from .families import Family
+
+OVERRIDE_KEY = "optimized_attention_override"
+FORWARD_KEY = "dit_accel_forward"
+
+
+@dataclass
+class Forward:
+    """One model evaluation, as every attention call of it finds it in transformer_options.
+
+    layout is None where dense_reason says why the whole forward stays dense. branches: one id per equal part
+    of the batch. previous: the override that stood in our place before.
+    """
+
+    run: Run
+    model: Any
+    family: Family | None
+    layout: TokenLayout | None
+    dense_reason: str | None
+    branches: Sequence[Hashable]
+    previous: Callable | None
+    statistics: ForwardStatistics = field(default_factory=ForwardStatistics)
+    _seen: Counter = field(default_factory=Counter)
+
+    def layer(self, options: Mapping[str, Any]) -> Hashable:
+        """Identity of this video self-attention call; where a model gives no block, its place in the forward."""
+        block = (options.get("block_type"), options.get("block_index"))
+        self._seen[block] += 1
+        return (*block, self._seen[block])
+
+
+def attention_override(
+    func,
+    q,
+    k,
+    v,
+    heads,
+    mask=None,
+    attn_precision=None,
+    skip_reshape=False,
+    skip_output_reshape=False,
+    **kwargs,
+):
+    """ComfyUI's override contract: q, k, v are [B, N, H * D], or [B, H, N, D] with skip_reshape.
+
+    Whatever we do not take goes to the override that was there before us, else to `func`.
+    """
+    options = kwargs["transformer_options"]
+    forward: Forward = options[FORWARD_KEY]
+
+    def dense(reason: str):
+        forward.statistics.dense[reason] += 1
+        call = func if forward.previous is None else functools.partial(forward.previous, func)
+        return call(
+            q,
+            k,
+            v,
+            heads,
+            mask=mask,
+            attn_precision=attn_precision,
+            skip_reshape=skip_reshape,
+            skip_output_reshape=skip_output_reshape,
+            **kwargs,
+        )
+
+    if kwargs.get("enable_gqa"):
+        return dense(reasons.GROUPED_QUERY)
+    if skip_reshape:
+        queries, keys, values = q, k, v
+    else:
+        queries, keys, values = (x.unflatten(-1, (heads, -1)).transpose(1, 2) for x in (q, k, v))
+
+    reason = _dense_reason(forward, queries, keys, values, mask, kwargs)
+    if reason is not None:
+        return dense(reason)
+    layer = forward.layer(options)
+    if forward.family.block(forward.model, options) in forward.run.budget.dense_blocks:
+        return dense(reasons.DENSE_BLOCK)
+    backend, problem = _backend(forward.run.settings.fallback, queries)
+    if backend is None:
+        return dense(f"{reasons.NO_KERNEL}: {problem}")
+
+    try:
+        with pause_malloc_graph(), torch.cuda.device_of(queries):
+            out = _sparse(forward, layer, queries, keys, values, kwargs.get("scale"), backend)
+    except out_of_memory_errors():
+        out = None
+    if out is None:
+        # Outside the except block, so that the traceback no longer holds our tensors.
+        forward.run.cache.clear()
+        return dense(reasons.OUT_OF_MEMORY)
+    return out if skip_output_reshape else out.transpose(1, 2).flatten(2)
+
+
+@functools.cache
+def compiled_out_override():
+    """The one callable that is installed. Built on first use: torch._dynamo is heavy to import."""
+    return compiler_disabled(attention_override)
+
+
+def _dense_reason(forward: Forward, q, k, v, mask, kwargs) -> str | None:
+    if q.shape != k.shape or q.shape != v.shape:
+        return reasons.CROSS_ATTENTION
+    if forward.layout is not None and q.shape[2] != forward.layout.total:
+        return reasons.OTHER_STREAM
+    if forward.dense_reason is not None:
+        return forward.dense_reason
+    if mask is not None:
+        return reasons.MASK
+    if kwargs.get("low_precision_attention") is False:
+        return reasons.FULL_PRECISION
+    if torch.is_grad_enabled() and (q.requires_grad or k.requires_grad or v.requires_grad):
+        return reasons.GRADIENTS
+    return None
+
+
+def _backend(fallback: str, q: torch.Tensor) -> tuple[str | None, str]:
+    from ...kernels import registry
+
+    backend, problem = registry.choose("block_sparse_attention", device=q.device, dtype=q.dtype, head_dim=q.shape[-1])
+    if backend is None and fallback == "reference":
+        return "reference", ""
+    if backend is None and fallback == "error":
+        raise RuntimeError(
+            f"fallback is set to error, and no fast kernel can take this attention call: {problem} "
+            f"(device {q.device}, dtype {q.dtype}, head dim {q.shape[-1]})"
+        )
+    return backend, problem
+
+
+def _sparse(forward: Forward, layer: Hashable, q, k, v, scale: float | None, backend: str) -> torch.Tensor:
+    """Plan and run one call; q, k, v and the result are [B, H, N, D]."""
+    scale = q.shape[-1] ** -0.5 if scale is None else scale
+    call = (layer, q.device, q.dtype, tuple(q.shape[1:]), q.shape[0] // len(forward.branches))
+    watch = Stopwatch(q.device)
+    plan = PLANNERS[forward.run.settings.pattern](
+        q,
+        k,
+        forward.layout,
+        forward.run.budget,
+        WarmStart(forward.run.cache, forward.branches, call),
+        scale=scale,
+        backend=backend,
+    )
+    watch.mark()
+    out = executor.execute(q, k, v, plan, scale=scale, backend=backend)
+    watch.mark()
+    forward.statistics.record(plan, watch, backend)
+    return out

@@ -1,0 +1,121 @@
+"""Installing sparse attention on a clone of a ComfyUI model: two wrappers and an attachment, no GPU work."""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+
+from ..attention import reasons
+from ..attention.layout import TokenLayout
+from ..attention.run import Run, Settings
+from ..attention.schedule import SigmaWindow, full_steps
+from ..attention.statistics import ForwardStatistics, RunSummary
+from .compat import other_sparse_attention
+from .families import ForwardInputs, family_of
+from .override import FORWARD_KEY, OVERRIDE_KEY, Forward, compiled_out_override
+
+KEY = "dit_accel.sparse_attention"
+RUN_KEY = "dit_accel_run"
+
+log = logging.getLogger("dit_accel")
+
+
+def install(model, settings: Settings):
+    """A clone of the ModelPatcher `model` whose video self-attention is sparse; an earlier install on it is
+    replaced. The clone's attachment `KEY` is the `Patch`, with the summaries of its last runs."""
+    from comfy.patcher_extension import WrappersMP
+
+    clone = model.clone()
+    patch = Patch(settings)
+    for kind, wrapper in (
+        (WrappersMP.OUTER_SAMPLE, patch.outer_sample),
+        (WrappersMP.APPLY_MODEL, patch.apply_model),
+    ):
+        clone.remove_wrappers_with_key(kind, KEY)
+        clone.add_wrapper_with_key(kind, KEY, wrapper)
+    clone.set_attachments(KEY, patch)
+    return clone
+
+
+class Patch:
+    """What one node adds to a model. Holds settings and a few CPU summaries, never a tensor."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.history: deque[RunSummary] = deque(maxlen=8)
+
+    def outer_sample(self, executor, noise, latent_image, sampler, sigmas, *args, **kwargs):
+        """OUTER_SAMPLE wrapper: a fresh Run for this sampling run, closed whatever happens in it."""
+        import comfy.model_patcher
+
+        guider = executor.class_obj
+        run = self._start(guider.model_patcher, sigmas)
+        original = guider.model_options
+        guider.model_options = comfy.model_patcher.create_model_options_clone(original)
+        guider.model_options.setdefault("transformer_options", {})[RUN_KEY] = run
+        try:
+            return executor(noise, latent_image, sampler, sigmas, *args, **kwargs)
+        finally:
+            guider.model_options = original
+            summary = run.close()
+            self.history.append(summary)
+            log.info("DiT Accel: %s", summary.line())
+
+    def _start(self, model_patcher, sigmas) -> Run:
+        percent_to_sigma = model_patcher.get_model_object("model_sampling").percent_to_sigma
+        budget = self.settings.budget.resolve(full_steps(sigmas.tolist(), percent_to_sigma))
+        return Run(
+            self.settings,
+            budget,
+            SigmaWindow.of(budget, lambda percent: float(percent_to_sigma(percent))),
+            type(_diffusion_model(model_patcher.model)).__name__,
+        )
+
+    def apply_model(self, executor, x, t, c_concat, c_crossattn, control, transformer_options, **kwargs):
+        """APPLY_MODEL wrapper: describes this forward and installs the override on a copy of the options.
+
+        Installing per forward means that no node placed after ours can switch us off unseen. The one host
+        sync of a forward happens here.
+        """
+        run = transformer_options.get(RUN_KEY)
+        if run is None:
+            return executor(x, t, c_concat, c_crossattn, control, transformer_options, **kwargs)
+        forward = _forward(run, executor.class_obj, ForwardInputs(x, c_crossattn, kwargs), transformer_options)
+        options = {**transformer_options, FORWARD_KEY: forward, OVERRIDE_KEY: compiled_out_override()}
+        try:
+            return executor(x, t, c_concat, c_crossattn, control, options, **kwargs)
+        finally:
+            run.add(forward.statistics)
+
+
+def _forward(run: Run, base_model, inputs: ForwardInputs, options) -> Forward:
+    model = _diffusion_model(base_model)
+    family = family_of(model)
+    layout = reasons.FAMILY if family is None else family.layout(model, inputs)
+    found = isinstance(layout, TokenLayout)
+    return Forward(
+        run=run,
+        model=model,
+        family=family,
+        layout=layout if found else None,
+        dense_reason=_dense_reason(run, layout, options) if found else layout,
+        branches=tuple(options.get("uuids") or (None,)),
+        previous=options.get(OVERRIDE_KEY),
+        statistics=ForwardStatistics(expected=family.calls(model, inputs) if found else 0),
+    )
+
+
+def _dense_reason(run: Run, layout: TokenLayout, options) -> str | None:
+    other = other_sparse_attention(options)
+    if other is not None:
+        return f"{reasons.OTHER_OVERRIDE}: {other}"
+    if layout.video < run.budget.min_tokens:
+        return reasons.TOO_SHORT
+    if float(options["sigmas"].max()) not in run.window:
+        return reasons.OUTSIDE_WINDOW
+    return None
+
+
+def _diffusion_model(base_model):
+    # torch.compile wraps the module and keeps the original inside.
+    return getattr(base_model.diffusion_model, "_orig_mod", base_model.diffusion_model)

@@ -1,0 +1,135 @@
+"""Exact attention over the key blocks that each query block keeps. Blocks have any size, empty ones included.
+
+Masks of this kind: SVG2, arXiv 2505.18875. Keys and values are gathered into chunks (gather.py), and the
+inner loop walks the kept chunks densely; queries are read and results written through the token order inside
+the kernel.
+"""
+
+import torch
+from torch import Tensor
+
+from . import registry
+from .gather import chunk_layout, chunk_lists, gather_chunks
+
+REFERENCE_ELEMENTS = 1 << 26  # logits the reference holds at once
+
+
+def block_sparse_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    *,
+    query_tokens: Tensor,
+    query_offsets: Tensor,
+    query_index: Tensor,
+    key_tokens: Tensor,
+    key_offsets: Tensor,
+    key_index: Tensor,
+    keep: Tensor,
+    scale: float,
+    return_lse: bool = False,
+    backend: str,
+) -> tuple[Tensor, Tensor | None]:
+    """softmax(scale * q k^T) v, where query block i sees the tokens of the key blocks j with keep[..., i, j].
+
+    q: [B, H, Nq, D]; k, v: [B, H, Nk, D]; one dtype, any strides with D dense.
+    query_tokens [R, Nq], key_tokens [R', Nk]: int32, position -> token, a permutation in every row.
+    query_offsets [R, QB + 1], key_offsets [R', KB + 1]: int32, non-decreasing from 0; block b of an order
+    holds its positions offsets[b] .. offsets[b + 1] - 1. Query blocks cover all Nq positions; keys behind the
+    last block are seen by nobody.
+    query_index, key_index: int32 [B, H], the order (row) that a (batch, head) uses.
+    keep: bool [B, H, QB, KB], may be an expanded view.
+
+    Returns out [B, H, Nq, D] in q's dtype, laid out in memory as [B, Nq, H, D], and, if asked for, the
+    natural-log log-sum-exp of the visible logits, fp32 [B, H, Nq]. A query that sees no key gets 0 and -inf.
+    """
+    return {"triton": _triton, "reference": _reference}[backend](
+        q,
+        k,
+        v,
+        (query_tokens, query_offsets, query_index),
+        (key_tokens, key_offsets, key_index),
+        keep,
+        scale,
+        return_lse,
+    )
+
+
+def _triton(q, k, v, queries, keys, keep, scale, return_lse):
+    tokens, offsets, index = keys
+    block, start, live = chunk_layout(offsets, tokens.shape[1])
+    entries, counts = chunk_lists(keep, block, live, index, backend="triton")
+    k = gather_chunks(k, tokens, index, start, live, backend="triton")
+    v = gather_chunks(v, tokens, index, start, live, backend="triton")
+    out, lse = _attend_op(q, k, v, *queries, entries, counts, scale, return_lse)
+    return out.transpose(1, 2), lse if return_lse else None
+
+
+def _attend_fake(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    tokens: Tensor,
+    offsets: Tensor,
+    index: Tensor,
+    entries: Tensor,
+    counts: Tensor,
+    scale: float,
+    return_lse: bool,
+) -> tuple[Tensor, Tensor]:
+    batch, heads, length, dim = q.shape
+    lse = q.new_empty((batch, heads, length) if return_lse else (0,), dtype=torch.float32)
+    return q.new_empty(batch, length, heads, dim), lse
+
+
+@registry.custom_op("attend_chunks", _attend_fake)
+def _attend_op(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    tokens: Tensor,
+    offsets: Tensor,
+    index: Tensor,
+    entries: Tensor,
+    counts: Tensor,
+    scale: float,
+    return_lse: bool,
+) -> tuple[Tensor, Tensor]:
+    from .triton_block_sparse_attention import launch
+
+    return launch(q, k, v, tokens, offsets, index, entries, counts, scale, return_lse)
+
+
+def _reference(q, k, v, queries, keys, keep, scale, return_lse):
+    batch, heads, length, dim = q.shape
+    query_block, key_block = _block_of_token(*queries), _block_of_token(*keys)
+    in_a_block = (key_block >= 0)[:, :, None]
+    key_block = key_block.clamp(min=0)[:, :, None]
+    k, v = k.float().transpose(2, 3), v.float()
+    out = q.new_empty(batch, length, heads, dim).transpose(1, 2)
+    lse = q.new_empty(batch, heads, length, dtype=torch.float32)
+
+    step = max(1, REFERENCE_ELEMENTS // (batch * heads * k.shape[3]))
+    for start in range(0, length, step):
+        rows = slice(start, start + step)
+        block = query_block[:, :, rows, None]
+        kept = keep.gather(2, block.expand(-1, -1, -1, keep.shape[3]))
+        visible = kept.gather(3, key_block.expand(-1, -1, block.shape[2], -1)) & in_a_block
+        logits = (q[:, :, rows].float() @ k * scale).masked_fill_(~visible, -torch.inf)
+        part = logits.logsumexp(-1)
+        # Where nothing is visible every logit is -inf: subtracting 0 instead of -inf gives weights of 0, not
+        # NaN.
+        weights = logits.sub_(part.where(part > -torch.inf, 0)[..., None]).exp_()
+        out[:, :, rows] = (weights @ v).to(q.dtype)
+        lse[:, :, rows] = part
+    return out, lse if return_lse else None
+
+
+def _block_of_token(tokens: Tensor, offsets: Tensor, index: Tensor) -> Tensor:
+    """int64 [B, H, N]: the block that holds each token, -1 for none."""
+    position = torch.arange(tokens.shape[1], device=tokens.device, dtype=offsets.dtype)
+    block = torch.searchsorted(
+        offsets[:, 1:].contiguous(), position.expand(tokens.shape).contiguous(), right=True
+    )
+    block = torch.where(block < offsets.shape[1] - 1, block, -1)
+    return torch.zeros_like(block).scatter_(1, tokens.long(), block)[index]

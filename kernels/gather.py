@@ -1,0 +1,124 @@
+"""Keys in chunks: the memory layout and the lists that the attention kernel reads.
+
+The rows of a (batch, head) are gathered block by block, each block starting at a row that is a multiple of
+CHUNK. A chunk therefore belongs to one block, and "which key blocks does this query block keep" becomes a
+list of chunk ids that the attention loop walks densely: no search in the loop, no token-level list, at most
+CHUNK - 1 padding rows a block.
+
+Terms: an *order* is a permutation of the tokens, int32, position -> token; *offsets* [R, blocks + 1] cut each
+of the R orders into blocks; *index* [B, H] says which order a (batch, head) uses.
+"""
+
+import torch
+from torch import Tensor
+
+from . import registry
+
+CHUNK = 16
+LIVE_BITS = 5  # live rows of a chunk, 0..16, in the low bits of a list entry
+
+
+def chunk_layout(offsets: Tensor, length: int, chunk: int = CHUNK) -> tuple[Tensor, Tensor, Tensor]:
+    """Cut every block of every order into chunks of at most `chunk` positions. Static shapes, no sync.
+
+    offsets: int32 [R, blocks + 1], non-decreasing, offsets[:, -1] <= length. `length` is given because it
+    bounds the number of chunks: NC = (length + (chunk - 1) * blocks) // chunk.
+
+    Returns int32 [R, NC] each: the block of a chunk (-1: chunk not used), its first position in the order,
+    and its live rows 0..chunk.
+    """
+    rows, blocks = offsets.shape[0], offsets.shape[1] - 1
+    capacity = (length + (chunk - 1) * blocks) // chunk
+    offsets = offsets.long()
+    per_block = (offsets.diff(dim=1) + chunk - 1) // chunk
+    ends = per_block.cumsum(dim=1)
+    ids = torch.arange(capacity, device=offsets.device).expand(rows, capacity).contiguous()
+    block = torch.searchsorted(ends, ids, right=True)
+    used = block < blocks
+    safe = block.clamp(max=blocks - 1)
+    nth = ids - (ends - per_block).gather(1, safe)
+    start = torch.where(used, offsets.gather(1, safe) + nth * chunk, 0)
+    live = torch.where(used, (offsets.gather(1, safe + 1) - start).clamp(max=chunk), 0)
+    return torch.where(used, block, -1).int(), start.int(), live.int()
+
+
+def gather_chunks(
+    x: Tensor, tokens: Tensor, index: Tensor, chunk_start: Tensor, chunk_live: Tensor, *, backend: str
+) -> Tensor:
+    """Rows of x in chunk layout.
+
+    x: [B, H, N, D], any strides with D dense; tokens: int32 [R, L]; index: int32 [B, H]; chunk_start and
+    chunk_live: int32 [R, NC] from `chunk_layout`.
+
+    Returns a contiguous [B, H, NC * CHUNK, D] of x's dtype; rows beyond a chunk's live ones are zero.
+    """
+    return {"triton": _gather_op, "reference": _gather_reference}[backend](
+        x, tokens, index, chunk_start, chunk_live
+    )
+
+
+def chunk_lists(
+    keep: Tensor, chunk_block: Tensor, chunk_live: Tensor, index: Tensor, *, backend: str
+) -> tuple[Tensor, Tensor]:
+    """Per query block the chunks of the key blocks it keeps, in ascending order.
+
+    keep: bool [B, H, QB, KB], may be an expanded view; chunk_block and chunk_live: int32 [R, NC]; index:
+    int32 [B, H].
+
+    Returns entries int32 [B, H, QB, NC], each (chunk id << 5) | live rows, and counts int32 [B, H, QB].
+    Entries beyond a count are undefined.
+    """
+    return {"triton": _lists_op, "reference": _lists_reference}[backend](keep, chunk_block, chunk_live, index)
+
+
+def _gather_reference(
+    x: Tensor, tokens: Tensor, index: Tensor, chunk_start: Tensor, chunk_live: Tensor
+) -> Tensor:
+    rows, capacity = chunk_start.shape
+    lane = torch.arange(CHUNK, device=x.device)
+    live = (lane < chunk_live[..., None]).view(rows, capacity * CHUNK)
+    position = torch.where(live, (chunk_start[..., None] + lane).view(rows, -1), 0)
+    token = tokens.long().gather(1, position)[index]
+    out = x.gather(2, token[..., None].expand(*token.shape, x.shape[-1]))
+    return torch.where(live[index][..., None], out, 0)
+
+
+def _gather_fake(x: Tensor, tokens: Tensor, index: Tensor, chunk_start: Tensor, chunk_live: Tensor) -> Tensor:
+    batch, heads, _, dim = x.shape
+    return x.new_empty(batch, heads, chunk_start.shape[1] * CHUNK, dim)
+
+
+@registry.custom_op("gather_chunks", _gather_fake)
+def _gather_op(x: Tensor, tokens: Tensor, index: Tensor, chunk_start: Tensor, chunk_live: Tensor) -> Tensor:
+    from .triton_gather import launch_gather
+
+    return launch_gather(x, tokens, index, chunk_start, chunk_live)
+
+
+def _lists_reference(
+    keep: Tensor, chunk_block: Tensor, chunk_live: Tensor, index: Tensor
+) -> tuple[Tensor, Tensor]:
+    batch, heads, queries, _ = keep.shape
+    capacity = chunk_block.shape[1]
+    block = chunk_block.long()[index][:, :, None].expand(batch, heads, queries, capacity)
+    kept = keep.gather(3, block.clamp(min=0)) & (block >= 0)
+    # Where a chunk goes in its list; a chunk that is not kept goes to a column that is cut off.
+    place = torch.where(kept, kept.cumsum(3) - 1, capacity)
+    entry = (torch.arange(capacity, device=keep.device) << LIVE_BITS) | chunk_live[index][:, :, None].long()
+    entries = torch.zeros(batch, heads, queries, capacity + 1, dtype=torch.int32, device=keep.device)
+    entries.scatter_(3, place, entry.int().expand_as(place))
+    return entries[..., :capacity].contiguous(), kept.sum(3, dtype=torch.int32)
+
+
+def _lists_fake(
+    keep: Tensor, chunk_block: Tensor, chunk_live: Tensor, index: Tensor
+) -> tuple[Tensor, Tensor]:
+    entries = keep.new_empty(*keep.shape[:3], chunk_block.shape[1], dtype=torch.int32)
+    return entries, keep.new_empty(keep.shape[:3], dtype=torch.int32)
+
+
+@registry.custom_op("chunk_lists", _lists_fake)
+def _lists_op(keep: Tensor, chunk_block: Tensor, chunk_live: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
+    from .triton_gather import launch_lists
+
+    return launch_lists(keep, chunk_block, chunk_live, index)

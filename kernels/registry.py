@@ -1,0 +1,170 @@
+"""Which backend runs which operation: requirements as data, refusals as short strings.
+
+A caller asks `choose` once per call and hands the answer to the operation as `backend`. The PyTorch reference
+is never chosen for it: it gives the same answer, but slowly, so running it is the caller's decision.
+"""
+
+import functools
+import importlib.util
+import os
+import shutil
+import sys
+import sysconfig
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+NAMESPACE = "dit_accel"
+HALF = (torch.float16, torch.bfloat16)
+FLOATS = (*HALF, torch.float32)
+
+
+class Requirement(NamedTuple):
+    """What a backend of an operation needs. None means "anything"."""
+
+    dtypes: tuple[torch.dtype, ...] | None = None
+    head_dims: tuple[int, ...] | None = None
+    capability: tuple[int, int] = (
+        8,
+        0,
+    )  # NVIDIA compute capability; Triton's lowest for bf16 matrix instructions
+
+
+_ATTENTION = {"triton": Requirement(HALF, (64, 128)), "reference": Requirement(FLOATS)}
+REQUIREMENTS: dict[str, dict[str, Requirement]] = {
+    "block_sparse_attention": _ATTENTION,
+    "kmeans": _ATTENTION,
+    "gather": _ATTENTION,
+    "top_p": {"triton": Requirement((torch.float32,)), "reference": Requirement((torch.float32,))},
+}
+
+
+class Row(NamedTuple):
+    """One line of `operations`: `reason` is empty when the backend is usable."""
+
+    operation: str
+    backend: str
+    usable: bool
+    reason: str
+
+
+def interpreted() -> bool:
+    """True when Triton runs its kernels in its Python interpreter (TRITON_INTERPRET, read as Triton reads
+    it)."""
+    return os.environ.get("TRITON_INTERPRET", "").lower() in ("1", "true", "on", "yes", "y")
+
+
+@functools.cache
+def triton_problem(device_type: str) -> str | None:
+    """Why Triton cannot run at all for tensors of this device type ("cuda", "cpu", ...), or None when it
+    can."""
+    if importlib.util.find_spec("triton") is None:
+        return "triton is not installed" + (
+            " (pip install triton-windows)" if sys.platform == "win32" else ""
+        )
+    if interpreted():
+        return None
+    if device_type != "cuda":
+        return f"no GPU (device is {device_type})"
+    if not torch.cuda.is_available():
+        return "no GPU (torch sees none)"
+    # triton-windows brings its own compiler and headers; elsewhere Triton builds its launcher with what it
+    # finds.
+    if sys.platform != "win32":
+        if not (os.environ.get("CC") or any(map(shutil.which, ("cc", "gcc", "clang")))):
+            return "no C compiler (install gcc)"
+        if not Path(sysconfig.get_path("include"), "Python.h").exists():
+            return "no Python headers (install python3-dev)"
+    return None
+
+
+@functools.cache
+def architecture(device: torch.device) -> str:
+    """Name of the chip as the configuration tables spell it: "sm_90", "gfx942", or "interpreter"."""
+    if interpreted():
+        return "interpreter"
+    properties = torch.cuda.get_device_properties(device)
+    if torch.version.hip:
+        return properties.gcnArchName.split(":")[0]
+    return f"sm_{properties.major}{properties.minor}"
+
+
+def nearest(table: Mapping[str, Any], name: str) -> Any:
+    """The entry of `table` for architecture `name`; for an unlisted chip that of its nearest older relative.
+
+    NVIDIA: the highest listed capability that is not above; AMD: the same generation (gfx9, gfx11, gfx12).
+    """
+    if name in table:
+        return table[name]
+    if name.startswith("sm_"):
+        numbers = [int(key[3:]) for key in table if key.startswith("sm_")]
+        return table[f"sm_{max(number for number in numbers if number <= int(name[3:]))}"]
+    return next((row for key, row in table.items() if key[:-2] == name[:-2]), table["gfx1100"])
+
+
+def why_not(
+    operation: str, backend: str, *, device: torch.device | str, dtype: torch.dtype, head_dim: int | None
+) -> str | None:
+    """Why `backend` cannot run `operation` on such tensors, or None when it can. Costs microseconds, never
+    syncs."""
+    device = torch.device(device)
+    needs = REQUIREMENTS[operation][backend]
+    dtypes = needs.dtypes
+    if backend == "triton":
+        problem = triton_problem(device.type)
+        if problem:
+            return problem
+        if interpreted():
+            dtypes = FLOATS if dtypes == HALF else dtypes
+        elif not torch.version.hip and torch.cuda.get_device_capability(device) < needs.capability:
+            return "GPU older than sm_{}{}".format(*needs.capability)
+    if dtypes is not None and dtype not in dtypes:
+        return f"dtype {str(dtype).removeprefix('torch.')} is not supported"
+    if needs.head_dims is not None and head_dim not in needs.head_dims:
+        return f"head dimension {head_dim} is not supported"
+    return None
+
+
+def choose(
+    operation: str, *, device: torch.device | str, dtype: torch.dtype, head_dim: int | None
+) -> tuple[str | None, str]:
+    """("triton", "") when the fast backend can run, else (None, reason). "reference" is never chosen here."""
+    reason = why_not(operation, "triton", device=device, dtype=dtype, head_dim=head_dim)
+    return (None, reason) if reason else ("triton", "")
+
+
+def operations(device: torch.device | str) -> list[Row]:
+    """Every operation and backend, with its usability on `device` at the dtype and head dimension it likes
+    best."""
+    rows = []
+    for operation, backends in REQUIREMENTS.items():
+        for backend, needs in backends.items():
+            reason = why_not(
+                operation,
+                backend,
+                device=device,
+                dtype=(needs.dtypes or HALF)[0],
+                head_dim=(needs.head_dims or (None,))[-1],
+            )
+            rows.append(Row(operation, backend, reason is None, reason or ""))
+    return rows
+
+
+def custom_op(name: str, fake: Callable) -> Callable[[Callable], torch._ops.OpOverload]:
+    """Decorator: register a function as torch custom op `dit_accel::<name>` with the fake implementation
+    `fake`.
+
+    The pack may be loaded twice in one process (installed, and by path from ComfyUI's folder), while torch
+    refuses a second registration of a name: the second one gets the op that is there.
+    """
+
+    def register(implementation: Callable) -> torch._ops.OpOverload:
+        namespace = getattr(torch.ops, NAMESPACE)
+        if not hasattr(namespace, name):
+            op = torch.library.custom_op(f"{NAMESPACE}::{name}", implementation, mutates_args=())
+            op.register_fake(fake)
+        return getattr(namespace, name).default
+
+    return register

@@ -1,0 +1,92 @@
+"""Which key blocks a query block keeps: top-p by mass, union a rank floor, under a cap on kept tokens.
+
+Sources: top-p over size-weighted block scores is SVG2's (arXiv 2505.18875), the search for a threshold
+instead of a sort Twilight's (arXiv 2502.02770). The threshold is searched on the bit patterns of the scores:
+for non-negative floats they order as the floats do, so at most 31 halvings find it exactly.
+"""
+
+import math
+
+import torch
+from torch import Tensor
+
+from . import registry
+
+
+def select_blocks(
+    scores: Tensor, sizes: Tensor, *, top_p: float, floor: float, max_density: float, backend: str
+) -> tuple[Tensor, Tensor]:
+    """Choose the key blocks of every query block (row).
+
+    scores: fp32 [B, H, Q, C], the attention mass expected in each key block; a row sums to about 1, and a
+    block without tokens scores 0. sizes: int32 [B, H, C], tokens of each key block.
+
+    A row keeps the smallest set of highest-scoring blocks whose mass reaches top_p (all non-empty ones when
+    top_p >= 1), and at least the ceil(floor * C), but no fewer than one, highest-scoring blocks; blocks that
+    tie at these thresholds are all kept. If that holds more than max_density of the tokens, the
+    lowest-scoring ones go (of equal ones the last) until it fits, but never the single best. Empty blocks are
+    never kept.
+
+    Returns keep bool [B, H, Q, C] and capped bool [B, H, Q], true where the cap removed something.
+    """
+    # Rounding, because 0.1 * 30 is a little more than 3 and must not make the floor 4.
+    rank = max(1, math.ceil(round(floor * scores.shape[-1], 6)))
+    # A sum of scores can fall short of 1, and "keep everything" must not depend on that: no mass reaches
+    # infinity.
+    target = top_p if top_p < 1 else math.inf
+    return {"triton": _select_op, "reference": _select_reference}[backend](
+        scores, sizes, float(target), rank, float(max_density)
+    )
+
+
+def _threshold(bits: Tensor, weights: Tensor, target: Tensor | float) -> Tensor:
+    """Per row the highest t in [0, max(bits)] with sum(weights[bits >= t]) >= target; 0 when no t reaches
+    it."""
+    low = torch.zeros_like(bits[..., :1])
+    high = bits.amax(-1, keepdim=True).clamp(min=0) + 1
+    for _ in range(31):
+        middle = low + (high - low) // 2
+        reached = torch.where(bits >= middle, weights, 0).sum(-1, keepdim=True) >= target
+        # middle == low once the interval holds one value: neither bound moves then, unless 0 itself falls
+        # short.
+        low = torch.where(reached, middle, low)
+        high = torch.where(reached, high, torch.maximum(middle, low + 1))
+    return low
+
+
+def _select_reference(
+    scores: Tensor, sizes: Tensor, target: float, rank: int, max_density: float
+) -> tuple[Tensor, Tensor]:
+    weights = sizes[:, :, None].float()
+    real = weights > 0
+    bits = torch.where(real, scores.view(torch.int32), -1)
+    threshold = torch.minimum(_threshold(bits, scores, target), _threshold(bits, real.float(), rank))
+    wanted = bits >= threshold
+
+    limit = (weights.sum(-1, keepdim=True) * max_density).floor()
+    over = torch.where(wanted, weights, 0).sum(-1, keepdim=True) > limit
+    # The blocks at the boundary tie: together they are too much, above them everything fits.
+    boundary = _threshold(bits, weights, limit + 1)
+    above = torch.where(bits > boundary, weights, 0).sum(-1, keepdim=True)
+    ties = bits == boundary
+    fits = (bits > boundary) | (ties & (above + torch.where(ties, weights, 0).cumsum(-1) <= limit))
+    best = real & (torch.arange(bits.shape[-1], device=bits.device) == bits.argmax(-1, keepdim=True))
+    keep = torch.where(over, wanted & (fits | best), wanted)
+    return keep, keep.sum(-1) < wanted.sum(-1)
+
+
+def _select_fake(
+    scores: Tensor, sizes: Tensor, target: float, rank: int, max_density: float
+) -> tuple[Tensor, Tensor]:
+    return scores.new_empty(scores.shape, dtype=torch.bool), scores.new_empty(
+        scores.shape[:3], dtype=torch.bool
+    )
+
+
+@registry.custom_op("select_blocks", _select_fake)
+def _select_op(
+    scores: Tensor, sizes: Tensor, target: float, rank: int, max_density: float
+) -> tuple[Tensor, Tensor]:
+    from .triton_top_p import launch_select
+
+    return launch_select(scores, sizes, target, rank, max_density)

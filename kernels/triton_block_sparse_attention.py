@@ -1,0 +1,196 @@
+"""Triton kernel of block_sparse_attention.py."""
+
+# ruff: noqa: N803 - constexpr arguments are written in capitals, as Triton code does
+
+import math
+from typing import NamedTuple
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from . import registry
+from .gather import CHUNK, LIVE_BITS, chunk_layout
+
+
+class Config(NamedTuple):
+    """Queries and keys of one tile, warps of a program, pipeline stages of the key loop."""
+
+    queries: int
+    keys: int
+    warps: int
+    stages: int
+
+
+# By head dimension, then by chip. Chosen by what compiles without spills within shared memory.
+CONFIGS = {
+    128: {
+        "sm_80": Config(128, 64, 8, 2),
+        "sm_86": Config(64, 64, 4, 2),
+        "sm_89": Config(64, 64, 4, 2),
+        "sm_90": Config(128, 64, 8, 3),
+        "sm_100": Config(128, 128, 8, 2),
+        "sm_120": Config(64, 64, 4, 2),
+        "gfx942": Config(128, 64, 4, 1),
+        "gfx1100": Config(64, 32, 4, 1),
+        "gfx1201": Config(64, 32, 4, 1),
+        "interpreter": Config(32, 32, 4, 1),
+    },
+    64: {
+        "sm_80": Config(128, 64, 8, 3),
+        "sm_86": Config(128, 64, 8, 2),
+        "sm_89": Config(128, 64, 8, 2),
+        "sm_90": Config(128, 128, 8, 2),
+        "sm_100": Config(128, 128, 8, 2),
+        "sm_120": Config(128, 64, 8, 2),
+        "gfx942": Config(128, 64, 4, 1),
+        "gfx1100": Config(64, 64, 4, 1),
+        "gfx1201": Config(64, 64, 4, 1),
+        "interpreter": Config(32, 32, 4, 1),
+    },
+}
+
+
+def launch(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    tokens: Tensor,
+    offsets: Tensor,
+    index: Tensor,
+    entries: Tensor,
+    counts: Tensor,
+    scale: float,
+    return_lse: bool,
+) -> tuple[Tensor, Tensor]:
+    """Attention of q [B, H, N, D] over k, v [B, H, NC * CHUNK, D] in chunk layout, by the lists of
+    gather.chunk_lists.
+
+    Returns out [B, N, H, D] and lse fp32 [B, H, N] (of no elements if not asked for).
+    """
+    batch, heads, length, dim = q.shape
+    config = registry.nearest(CONFIGS[dim], registry.architecture(q.device))
+    # A query tile never crosses a block: tiles are the chunks of the query order.
+    tile_block, tile_start, tile_live = chunk_layout(offsets, length, config.queries)
+    tiles = tile_block.shape[1]
+    out = q.new_empty(batch, length, heads, dim)
+    lse = q.new_empty((batch, heads, length) if return_lse else (0,), dtype=torch.float32)
+    with torch.cuda.device_of(q):
+        _attend[(tiles, batch * heads)](
+            q,
+            k,
+            v,
+            out,
+            lse,
+            tokens.contiguous(),
+            index.contiguous(),
+            tile_block,
+            tile_start,
+            tile_live,
+            entries,
+            counts,
+            *q.stride()[:3],
+            heads,
+            length,
+            tiles,
+            offsets.shape[1] - 1,
+            entries.shape[3],
+            scale * math.log2(math.e),
+            DIM=dim,
+            QUERIES=config.queries,
+            KEYS=config.keys,
+            CHUNK=CHUNK,
+            LIVE_BITS=LIVE_BITS,
+            LSE=return_lse,
+            num_warps=config.warps,
+            num_stages=config.stages,
+        )
+    return out, lse
+
+
+@triton.jit(do_not_specialize=["heads", "length", "tiles", "blocks", "capacity", "scale_log2"])
+def _attend(
+    q,
+    k,
+    v,
+    out,
+    lse,
+    tokens,
+    index,
+    tile_block,
+    tile_start,
+    tile_live,
+    entries,
+    counts,
+    q_batch,
+    q_head,
+    q_token,
+    heads,
+    length,
+    tiles,
+    blocks,
+    capacity,
+    scale_log2,
+    DIM: tl.constexpr,
+    QUERIES: tl.constexpr,
+    KEYS: tl.constexpr,
+    CHUNK: tl.constexpr,
+    LIVE_BITS: tl.constexpr,
+    LSE: tl.constexpr,
+):
+    pair = tl.program_id(1).to(tl.int64)
+    batch = pair // heads
+    head = pair % heads
+    order = tl.load(index + pair).to(tl.int64)
+    tile = order * tiles + tl.program_id(0)
+    block = tl.load(tile_block + tile)
+    if block < 0:  # the table has room for the worst case
+        return
+
+    dim = tl.arange(0, DIM)
+    row = tl.arange(0, QUERIES)
+    live_row = row < tl.load(tile_live + tile)
+    position = tl.load(tile_start + tile) + row
+    token = tl.load(tokens + order * length + position, mask=live_row, other=0).to(tl.int64)
+    queries = tl.load(
+        q + batch * q_batch + head * q_head + token[:, None] * q_token + dim[None, :],
+        mask=live_row[:, None],
+        other=0.0,
+    )
+
+    k += pair * capacity * (CHUNK * DIM)
+    v += pair * capacity * (CHUNK * DIM)
+    count = tl.load(counts + pair * blocks + block)
+    entries += (pair * blocks + block) * capacity
+    lane = tl.arange(0, KEYS)
+    slot = lane // CHUNK
+    within = lane % CHUNK
+
+    top = tl.full((QUERIES,), float("-inf"), tl.float32)
+    total = tl.zeros((QUERIES,), tl.float32)
+    acc = tl.zeros((QUERIES, DIM), tl.float32)
+    for first in range(0, count, KEYS // CHUNK):
+        # Beyond the end the last entry is read again and masked: a row that is not kept is never touched, so
+        # what it holds (NaN in padding, say) cannot leak in, and the loads of k and v need no mask.
+        entry = tl.load(entries + tl.minimum(first + slot, count - 1))
+        live = (within < (entry & ((1 << LIVE_BITS) - 1))) & (first + slot < count)
+        rows = (entry >> LIVE_BITS) * CHUNK + within
+        keys = tl.load(k + rows[:, None] * DIM + dim[None, :])
+        logits = tl.where(live[None, :], tl.dot(queries, tl.trans(keys)) * scale_log2, float("-inf"))
+        # Every tile holds a live key (no chunk is empty), so the new maximum is finite.
+        new_top = tl.maximum(top, tl.max(logits, axis=1))
+        weights = tl.exp2(logits - new_top[:, None])
+        shrink = tl.exp2(top - new_top)
+        total = total * shrink + tl.sum(weights, axis=1)
+        values = tl.load(v + rows[:, None] * DIM + dim[None, :])
+        acc = tl.dot(weights.to(values.dtype), values, acc * shrink[:, None])
+        top = new_top
+
+    # Without any key the sum is 0: divide by 1, and log2(0) makes the log-sum-exp -inf.
+    result = acc / tl.where(total > 0, total, 1.0)[:, None]
+    target = ((batch * length + token) * heads + head) * DIM
+    tl.store(out + target[:, None] + dim[None, :], result.to(out.dtype.element_ty), mask=live_row[:, None])
+    if LSE:
+        natural = tl.where(total > 0, (top + tl.log2(total)) * 0.6931471805599453, float("-inf"))
+        tl.store(lse + pair * length + token, natural, mask=live_row)

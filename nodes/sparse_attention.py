@@ -1,0 +1,79 @@
+"""Node: sparse self-attention for a loaded video model."""
+
+from comfy_api.latest import io
+
+from ..accel.attention.budget import PRESETS
+from ..accel.attention.run import Settings
+from ..accel.comfy import patch
+from .types import BudgetType
+
+
+class DitAccelSparseAttention(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="DitAccelSparseAttention",
+            display_name="Sparse Attention (DiT Accel)",
+            category="DiT Accel/attention",
+            description=(
+                "Makes the self-attention of a video model sparse, without training: the same picture, faster. "
+                "Put it between the model loader and the sampler. Wan, Wan VACE and HunyuanVideo; other models "
+                "run unchanged. Each sampling run logs what was sparse, what stayed dense and why."
+            ),
+            inputs=[
+                io.Model.Input("model", tooltip="A video diffusion transformer, with its LoRAs."),
+                io.Combo.Input(
+                    "pattern",
+                    options=["svg2"],
+                    default="svg2",
+                    tooltip="How the kept key blocks are chosen. svg2: queries and keys are clustered by content.",
+                ),
+                io.Combo.Input(
+                    "precision",
+                    options=["auto", "16-bit", "8-bit"],
+                    default="auto",
+                    tooltip="Arithmetic of the sparse kernel. Accepted, has no effect yet: it runs in 16 bit.",
+                ),
+                io.Combo.Input(
+                    "token_order",
+                    options=["auto", "raster", "cube", "morton"],
+                    default="auto",
+                    tooltip="Order of the tokens before they are cut into blocks. Has no effect on svg2.",
+                ),
+                io.Combo.Input(
+                    "guard",
+                    options=["on", "off"],
+                    default="on",
+                    tooltip="Watches the error during sampling. Accepted, has no effect yet.",
+                ),
+                io.Combo.Input(
+                    "fallback",
+                    options=["dense", "reference", "error"],
+                    default="dense",
+                    tooltip=(
+                        "When no fast kernel can take a call (no GPU, no Triton): dense runs it as usual; "
+                        "reference computes the sparse result in PyTorch, slowly, to judge quality anywhere; "
+                        "error stops."
+                    ),
+                ),
+                BudgetType.Input(
+                    "budget",
+                    optional=True,
+                    tooltip="How much may be skipped, and where. Without it: preset auto.",
+                ),
+            ],
+            outputs=[io.Model.Output(tooltip="The model with sparse attention.")],
+            search_aliases=["SVG2", "Sparse VideoGen", "sparse attention", "speed up video"],
+        )
+
+    @classmethod
+    def execute(cls, model, pattern, precision, token_order, guard, fallback, budget=None) -> io.NodeOutput:
+        settings = Settings(
+            pattern=pattern,
+            precision=precision,
+            token_order=token_order,
+            guard=guard,
+            fallback=fallback,
+            budget=PRESETS["auto"] if budget is None else budget,
+        )
+        return io.NodeOutput(patch.install(model, settings))

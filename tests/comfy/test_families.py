@@ -1,0 +1,156 @@
+"""Every enabled family, with its awkward inputs: what is sparse is what should be, and nothing else."""
+
+import pytest
+import torch
+
+from dit_accel.accel.attention import executor, reasons
+from dit_accel.accel.comfy.families import FAMILIES
+
+NAMES = [
+    "wan t2v",
+    "wan t2v odd size",
+    "wan i2v",
+    "wan ti2v 5b",
+    "wan fun control with reference",
+    "wan fun inpaint",
+    "wan in-context latents",
+    "wan time concat",
+    "wan vace",
+    "hunyuan 1",
+    "hunyuan 1 reference latent",
+    "hunyuan 1 token replace",
+    "hunyuan 1.5 with byt5 and vision",
+]
+
+
+@pytest.fixture(scope="module", params=NAMES)
+def case(request, tiny):
+    return next(case for case in tiny.CASES if case.name == request.param)
+
+
+@pytest.fixture(scope="module")
+def model(case):
+    with torch.inference_mode():
+        return case.model()
+
+
+@pytest.fixture
+def recorded(monkeypatch):
+    """Every executed sparse call as (q, k, v, plan, out)."""
+    calls = []
+    execute = executor.execute
+
+    def spy(q, k, v, plan, **kwargs):
+        out = execute(q, k, v, plan, **kwargs)
+        calls.append((q, k, v, plan, out))
+        return out
+
+    monkeypatch.setattr(executor, "execute", spy)
+    return calls
+
+
+def test_every_case_is_listed(tiny):
+    assert [case.name for case in tiny.CASES] == NAMES
+
+
+def test_every_row_names_a_class_of_this_comfyui(comfy):
+    import importlib
+
+    for path in FAMILIES:
+        module, _, name = path.rpartition(".")
+        assert hasattr(importlib.import_module(module), name)
+
+
+def test_density_one_equals_dense(tiny, case, model):
+    sparse = tiny.sparse(model)
+    difference = tiny.sample(sparse, case) - tiny.sample(model, case)
+    assert difference.abs().max() < 1e-4
+    (run,) = tiny.history(sparse)
+    assert run.sparse == {"reference": case.calls * run.forwards}
+    assert run.expected == case.calls * run.forwards
+    assert run.density == pytest.approx(1.0)
+    assert not set(run.dense) - reasons.NOT_SELF_ATTENTION - {reasons.FULL_PRECISION}
+
+
+def test_other_tokens_are_exact_and_keep_their_own_blocks(tiny, case, model, recorded):
+    sparse = tiny.sparse(model, top_p=0.5, floor=0.0)
+    tiny.sample(sparse, case, steps=1)
+    assert len(recorded) == tiny.history(sparse)[0].sparse_calls > 0
+    for q, k, v, plan, out in recorded:
+        video = torch.zeros(q.shape[2], dtype=torch.bool)
+        start = {"hunyuan": case.extra}.get(case.name.split()[0], 0)
+        if case.name == "wan fun control with reference":
+            start = case.extra
+        video[start : start + q.shape[2] - case.extra] = True
+
+        dense = torch.nn.functional.scaled_dot_product_attention(q, k, v)
+        assert (out - dense)[:, :, ~video].abs().max() < 1e-5 if case.extra else True
+        assert (out - dense)[:, :, video].abs().max() > 1e-3, "nothing was dropped"
+        for order in (plan.queries, plan.keys):
+            first = order.offsets[:, 1]
+            assert (first == case.extra).all()
+            assert not video[order.tokens[:, : case.extra].long()].any()
+            assert video[order.tokens[:, case.extra :].long()].all()
+
+
+def test_density_is_that_of_the_expanded_mask(tiny, case, model, recorded):
+    sparse = tiny.sparse(model, top_p=0.5, floor=0.0)
+    tiny.sample(sparse, case, steps=1)
+    densities = []
+    for q, _, _, plan, _ in recorded:
+        for b in range(q.shape[0]):
+            for h in range(q.shape[1]):
+                labels = []
+                for order in (plan.queries, plan.keys):
+                    row = order.index[b, h]
+                    label = torch.empty(q.shape[2], dtype=torch.long)
+                    sizes = order.offsets[row].diff().long()
+                    label[order.tokens[row].long()] = torch.arange(len(sizes)).repeat_interleave(sizes)
+                    labels.append(label)
+                mask = plan.keep[b, h][labels[0]][:, labels[1]]
+                assert mask.any(dim=1).all()
+                densities.append(mask.float().mean())
+    (run,) = tiny.history(sparse)
+    assert run.density == pytest.approx(torch.stack(densities).mean().item(), abs=1e-5)
+    assert 0.05 < run.density < 0.95
+
+
+def test_batch_of_two_videos(tiny, case, model):
+    videos = 2 if case.batches else 1
+    sparse = tiny.sparse(model)
+    difference = tiny.sample(sparse, case, steps=1, batch=videos) - tiny.sample(model, case, steps=1, batch=videos)
+    assert difference.abs().max() < 1e-4
+    assert tiny.history(sparse)[0].sparse_calls == case.calls
+
+
+def test_padded_text_stays_dense_and_says_so(tiny):
+    """A text mask sends the joint attention to the dense function, where padding cannot leak."""
+    case = next(case for case in tiny.CASES if case.name == "hunyuan 1")
+    model = case.model()
+    mask = torch.ones(1, case.text, dtype=torch.long)
+    mask[:, 12:] = 0
+    first, second = (case.conditioning(2, attention_mask=mask) for _ in range(2))
+    second[0][0] = second[0][0].clone()
+    second[0][0][:, 12:] = tiny.rand(1, case.text - 12, tiny.TEXT, seed=99)
+    sparse = tiny.sparse(model, top_p=0.5, floor=0.0)
+    results = [tiny.sample(sparse, case, positive=p, cfg=1.0) for p in (first, second)]
+    # The refiner's mean over padded text is core's own, so compare with core's own dependence on padding.
+    plain = [tiny.sample(model, case, positive=p, cfg=1.0) for p in (first, second)]
+    assert (results[0] - plain[0]).abs().max() < 1e-4
+    assert (results[1] - plain[1]).abs().max() < 1e-4
+    assert tiny.history(sparse)[-1].dense[reasons.MASK] > 0
+
+
+def test_other_families_stay_dense(tiny, comfy):
+    """A Wan variant without a row is left alone, and the log says so."""
+    import comfy.ldm.wan.model
+
+    case = tiny.CASES[0]
+    model = case.model()
+    kind = type("Variant", (comfy.ldm.wan.model.WanModel,), {})
+    model.model.diffusion_model.__class__ = kind
+    sparse = tiny.sparse(model)
+    assert torch.equal(tiny.sample(sparse, case), tiny.sample(model, case))
+    (run,) = tiny.history(sparse)
+    assert run.sparse_calls == 0
+    assert run.dense.keys() == {reasons.FAMILY, reasons.CROSS_ATTENTION}

@@ -1,0 +1,322 @@
+"""Samplers, guidance, schedules and failures, in process through ComfyUI's own sampling code."""
+
+import gc
+import logging
+
+import pytest
+import torch
+
+from dit_accel.accel.attention import executor, reasons
+from dit_accel.accel.attention.state import ClusterCache
+from dit_accel.accel.attention.statistics import parse_line
+
+LAYERS = 2
+
+
+@pytest.fixture(scope="module")
+def case(tiny):
+    return tiny.CASES[0]
+
+
+@pytest.fixture(scope="module")
+def model(case):
+    with torch.inference_mode():
+        return case.model()
+
+
+@pytest.fixture
+def half(tiny, model):
+    """The model at half the attention mass."""
+    return tiny.sparse(model, top_p=0.5, floor=0.0)
+
+
+def test_split_and_joint_guidance_agree(tiny, case, half, monkeypatch):
+    joint = tiny.sample(half, case)
+    monkeypatch.setattr(type(half), "get_free_memory", lambda *_: 0)
+    split = tiny.sample(half, case)
+    first, second = tiny.history(half)
+    assert (first.forwards, second.forwards) == (2, 4)
+    assert second.sparse_calls == 2 * first.sparse_calls
+    assert (joint - split).abs().max() < 1e-4
+
+
+def test_guidance_off_is_one_branch(tiny, case, half):
+    tiny.sample(half, case, cfg=1.0)
+    (run,) = tiny.history(half)
+    assert run.sparse_calls == 2 * LAYERS
+
+
+def test_branches_do_not_share_state(tiny, case, half):
+    """The positive branch alone gives what it gives beside a negative one that has other content."""
+    guided = []
+    for seed in (3, 4):
+        keep = {}
+
+        def catch(args, keep=keep):
+            keep["cond"] = args["cond_denoised"]
+            return args["denoised"]
+
+        clone = half.clone()
+        clone.set_model_sampler_post_cfg_function(catch)
+        tiny.sample(clone, case, steps=1, negative=case.conditioning(seed))
+        guided.append(keep["cond"])
+    assert torch.equal(*guided)
+
+
+@pytest.mark.parametrize("sampler", ["euler", "heun", "dpm_2", "dpmpp_2m_sde", "euler_ancestral"])
+def test_samplers_that_repeat_or_invent_sigmas(tiny, case, model, sampler):
+    sparse = tiny.sparse(model)
+    difference = tiny.sample(sparse, case, sampler=sampler) - tiny.sample(model, case, sampler=sampler)
+    assert difference.abs().max() < 1e-4
+    (run,) = tiny.history(sparse)
+    assert run.sparse_calls == LAYERS * run.forwards
+    assert run.forwards >= 2
+
+
+def test_dense_window_counts_forwards(tiny, case, model):
+    sparse = tiny.sparse(model, dense_first=0.3, dense_last=0.3)
+    tiny.sample(sparse, case, steps=10)
+    (run,) = tiny.history(sparse)
+    assert run.sparse_calls == 4 * LAYERS
+    assert run.dense[reasons.OUTSIDE_WINDOW] == 6 * LAYERS
+
+
+def test_sliced_schedule_sees_its_own_part(tiny, case, model):
+    """As KSamplerAdvanced does it: the second half of a schedule never meets the dense start."""
+    sparse = tiny.sparse(model, dense_first=0.3)
+    tiny.sample(sparse, case, steps=10, start_step=5, last_step=10, force_full_denoise=True)
+    (run,) = tiny.history(sparse)
+    assert reasons.OUTSIDE_WINDOW not in run.dense
+    assert run.sparse_calls == 5 * LAYERS
+
+
+def test_auto_budget_is_chosen_from_the_whole_schedule(tiny, case, model, comfy):
+    from dit_accel.accel.attention.run import Settings
+    from dit_accel.accel.comfy import patch
+
+    sparse = patch.install(model, Settings(fallback="reference"))
+    tiny.sample(sparse, case, steps=20, start_step=0, last_step=2)
+    tiny.sample(sparse, case, steps=4, last_step=2)
+    assert [run.budget for run in tiny.history(sparse)] == ["auto (faithful)", "auto (few_step)"]
+
+
+def test_dense_blocks(tiny, case, model):
+    sparse = tiny.sparse(model, dense_blocks=frozenset({1}))
+    tiny.sample(sparse, case)
+    (run,) = tiny.history(sparse)
+    assert run.sparse_calls == run.dense[reasons.DENSE_BLOCK] == run.forwards
+
+
+def test_dense_blocks_count_single_after_double(tiny):
+    case = next(case for case in tiny.CASES if case.name == "hunyuan 1")
+    sparse = tiny.sparse(case.model(), dense_blocks=frozenset({0, 2}))
+    tiny.sample(sparse, case, steps=1)
+    (run,) = tiny.history(sparse)
+    assert (run.sparse_calls, run.dense[reasons.DENSE_BLOCK]) == (run.forwards, 2 * run.forwards)
+
+
+def test_short_clip_is_bit_identical(tiny, case, model):
+    sparse = tiny.sparse(model, min_tokens=10**6)
+    assert torch.equal(tiny.sample(sparse, case), tiny.sample(model, case))
+    (run,) = tiny.history(sparse)
+    assert run.dense[reasons.TOO_SHORT] == LAYERS * run.forwards
+
+
+def test_without_a_gpu_dense_is_the_default_and_error_stops(tiny, case, model, monkeypatch):
+    from dit_accel.kernels import registry
+
+    monkeypatch.setattr(registry, "choose", lambda *_, **__: (None, "no GPU"))
+    dense = tiny.sparse(model, fallback="dense")
+    assert torch.equal(tiny.sample(dense, case), tiny.sample(model, case))
+    assert tiny.history(dense)[0].dense[f"{reasons.NO_KERNEL}: no GPU"] == LAYERS * 2
+    with pytest.raises(RuntimeError, match=r"fallback is set to error.*no GPU"):
+        tiny.sample(tiny.sparse(model, fallback="error"), case)
+
+
+def test_context_windows_share_one_warm_start(tiny, case, model, monkeypatch):
+    import comfy.context_windows as windows
+
+    seen = []
+    put = ClusterCache.put
+    monkeypatch.setattr(ClusterCache, "put", lambda self, key, pair: (seen.append(key), put(self, key, pair))[1])
+    sparse = tiny.sparse(model)
+    handler = windows.IndexListContextHandler(
+        context_schedule=windows.get_matching_context_schedule(windows.ContextSchedules.STATIC_STANDARD),
+        fuse_method=windows.get_matching_fuse_method(windows.ContextFuseMethods.PYRAMID),
+        context_length=3,
+        context_overlap=1,
+        context_stride=1,
+        closed_loop=False,
+        dim=2,
+        causal_window_fix=False,  # windows of one shape
+    )
+    results = []
+    for clone in (model.clone(), sparse):
+        clone.model_options["context_handler"] = handler
+        results.append(tiny.sample(clone, case, cfg=1.0))
+    assert (results[0] - results[1]).abs().max() < 1e-4
+    (run,) = tiny.history(sparse)
+    assert run.forwards > 2, "no windows were evaluated"
+    assert run.sparse_calls == LAYERS * run.forwards
+    assert len(set(seen)) == LAYERS
+
+
+def test_global_random_state_is_untouched(tiny, case, half):
+    torch.manual_seed(7)
+    before = torch.get_rng_state()
+    tiny.sample(half, case)
+    assert torch.equal(before, torch.get_rng_state())
+
+
+def test_runs_repeat_and_leave_no_tensor(tiny, case, half):
+    first = tiny.sample(half, case)
+    assert torch.equal(first, tiny.sample(half, case))
+    gc.collect()
+    assert not [c for c in gc.get_objects() if isinstance(c, ClusterCache) and len(c)]
+
+
+@pytest.mark.parametrize("error", [RuntimeError("boom"), "interrupt"])
+def test_a_run_that_dies_leaves_nothing_behind(tiny, case, half, monkeypatch, error):
+    import comfy.model_management
+
+    whole = tiny.sample(half, case)
+    raised = comfy.model_management.InterruptProcessingException() if error == "interrupt" else error
+    execute, calls = executor.execute, []
+
+    def fail(*args, **kwargs):
+        calls.append(1)
+        if len(calls) == 3:
+            raise raised
+        return execute(*args, **kwargs)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(executor, "execute", fail)
+        with pytest.raises(type(raised)):
+            tiny.sample(half, case)
+    assert len(calls) == 3
+    gc.collect()
+    assert not [c for c in gc.get_objects() if isinstance(c, ClusterCache) and len(c)]
+    assert torch.equal(whole, tiny.sample(half, case))
+
+
+def test_out_of_memory_falls_back_and_goes_on(tiny, case, half, monkeypatch):
+    execute, calls = executor.execute, []
+
+    def fail(*args, **kwargs):
+        calls.append(1)
+        if len(calls) == 2:
+            raise torch.OutOfMemoryError("stand-in")
+        return execute(*args, **kwargs)
+
+    whole = tiny.sample(half, case)
+    with monkeypatch.context() as patched:
+        patched.setattr(executor, "execute", fail)
+        assert tiny.sample(half, case).isfinite().all()
+    run = tiny.history(half)[-1]
+    assert run.dense[reasons.OUT_OF_MEMORY] == 1
+    assert run.sparse_calls == 2 * LAYERS - 1
+    assert torch.equal(whole, tiny.sample(half, case))
+
+
+def test_clones_with_other_budgets_are_apart(tiny, case, model):
+    sparse, exact = tiny.sparse(model, top_p=0.3, floor=0.0), tiny.sparse(model)
+    before = tiny.sample(sparse, case)
+    tiny.sample(exact, case)
+    assert torch.equal(before, tiny.sample(sparse, case))
+    assert [run.density < 0.99 for run in tiny.history(sparse)] == [True, True]
+    assert tiny.history(exact)[0].density == pytest.approx(1.0)
+
+
+def test_applying_twice_replaces(tiny, case, model):
+    twice = tiny.sparse(tiny.sparse(model, min_tokens=10**6))
+    tiny.sample(twice, case)
+    (run,) = tiny.history(twice)
+    assert run.sparse_calls == LAYERS * run.forwards
+
+
+class Sage:
+    """A plain override as attention packs install it: it replaces what was there and calls its own function."""
+
+    def __init__(self) -> None:
+        self.calls = 0
+
+    def __call__(self, func, *args, **kwargs):
+        self.calls += 1
+        return func(*args, **kwargs)
+
+
+@pytest.mark.parametrize("after", [False, True])
+def test_a_plain_override_serves_the_dense_calls(tiny, case, model, after):
+    sage, clone = Sage(), model.clone()
+    if after:
+        clone = tiny.sparse(clone)
+        clone.model_options["transformer_options"]["optimized_attention_override"] = sage
+    else:
+        clone.model_options["transformer_options"]["optimized_attention_override"] = sage
+        clone = tiny.sparse(clone)
+    tiny.sample(clone, case)
+    (run,) = tiny.history(clone)
+    assert run.sparse_calls == LAYERS * run.forwards
+    assert sage.calls == run.dense_calls > 0
+
+
+@pytest.mark.parametrize("after", [False, True])
+def test_another_sparse_attention_owns_the_calls(tiny, case, model, after, caplog):
+    """Shaped like core's own node: wraps `previous` and re-installs itself on top before every step."""
+    from comfy.patcher_extension import CallbacksMP
+
+    depths, calls = [], []
+
+    def reinstall(patcher, timestep, model_options=None, *_):
+        options = model_options["transformer_options"]
+        current = options.get("optimized_attention_override")
+        if getattr(current, "_block_sparse_attention_patch", None) is None:
+
+            def override(func, *args, **kwargs):
+                calls.append(1)
+                return func(*args, **kwargs) if current is None else current(func, *args, **kwargs)
+
+            override.previous = current
+            override._block_sparse_attention_patch = "stand-in"
+            options["optimized_attention_override"] = override
+        depth, link = 0, options["optimized_attention_override"]
+        while link is not None:
+            depth, link = depth + 1, getattr(link, "previous", None)
+        depths.append(depth)
+
+    def add_other(patcher):
+        clone = patcher.clone()
+        clone.add_callback_with_key(CallbacksMP.ON_PREPARE_STATE, "block_sparse_attention", reinstall)
+        return clone
+
+    both = add_other(tiny.sparse(model)) if after else tiny.sparse(add_other(model))
+    with caplog.at_level(logging.INFO, logger="dit_accel"):
+        tiny.sample(both, case, steps=10)
+    assert len(depths) == 10
+    assert set(depths) == {1}
+    (run,) = tiny.history(both)
+    assert run.sparse_calls == 0
+    assert len(calls) == run.dense_calls
+    assert "BlockSparseAttention" in caplog.text
+
+
+def test_the_log_has_one_line_per_run(tiny, case, half, caplog):
+    with caplog.at_level(logging.INFO, logger="dit_accel"):
+        tiny.sample(half, case)
+    (line,) = [record.getMessage() for record in caplog.records if record.name == "dit_accel"]
+    parsed = parse_line(line)
+    assert parsed["sparse"] == 2 * LAYERS
+    assert 0.05 < parsed["density"] < 0.9
+    assert parsed["backend"] == "reference"
+
+
+def test_a_model_used_without_a_sampler_runs_dense(tiny, case, half):
+    """Other nodes may call apply_model themselves: without a run nothing is patched."""
+    base = half.model
+    x = tiny.rand(*case.latent)
+    options = {"wrappers": half.wrappers}
+    context = tiny.rand(1, case.text, tiny.TEXT)
+    plain = base.apply_model(x, torch.tensor([0.5]), c_crossattn=context)
+    assert torch.equal(
+        plain, base.apply_model(x, torch.tensor([0.5]), c_crossattn=context, transformer_options=options)
+    )

@@ -1,0 +1,84 @@
+"""Writing ComfyUI graphs in API format."""
+
+import itertools
+
+from .checkpoints import TEXT_WIDTH
+
+_nonces = itertools.count()
+
+# Every attention call of the model is sparse, and keeps what the numbers say.
+BUDGET = {
+    "preset": "custom",
+    "top_p": 1.0,
+    "floor": 1.0,
+    "max_density": 1.0,
+    "dense_first": 0.0,
+    "dense_last": 0.0,
+    "dense_blocks": "",
+    "min_tokens": 0,
+}
+
+
+def nonce() -> str:
+    """A string that no graph held before: what depends on it is not taken from the cache."""
+    return str(next(_nonces))
+
+
+def slot(link: list, index: int) -> list:
+    """Another output of the node that `link` comes from."""
+    return [link[0], index]
+
+
+class Graph(dict):
+    """Node id -> node. `add` returns the link to a node's first output."""
+
+    def add(self, class_type: str, **inputs) -> list:
+        name = f"n{len(self)}"
+        self[name] = {"class_type": class_type, "inputs": inputs}
+        return [name, 0]
+
+    def load(self, checkpoint: str) -> list:
+        return self.add("UNETLoader", unet_name=f"{checkpoint}.safetensors", weight_dtype="default")
+
+    def accelerate(self, model: list, fallback: str = "reference", **budget) -> list:
+        """Our node, with `BUDGET` changed by the given numbers."""
+        return self.add(
+            "DitAccelSparseAttention",
+            model=model,
+            pattern="svg2",
+            precision="auto",
+            token_order="auto",
+            guard="on",
+            fallback=fallback,
+            budget=self.add("DitAccelBudget", **{**BUDGET, **budget}),
+        )
+
+    def conditioning(self, seed: int, **options) -> list:
+        settings = {"tokens": 24, "width": TEXT_WIDTH, "padding": 0, "vision": 0, "byt5": 0, **options}
+        return self.add("StandinConditioning", seed=seed, **settings)
+
+    def empty_latent(self, size: tuple[int, int, int], kind: str = "EmptyHunyuanLatentVideo") -> list:
+        """Pixels (frames, height, width)."""
+        length, height, width = size
+        latent = self.add(kind, width=width, height=height, length=length, batch_size=1)
+        return self.add("StandinNonce", samples=latent, nonce=nonce())
+
+    def ksampler(self, model: list, latent: list, **settings) -> list:
+        inputs = {
+            "seed": 7,
+            "steps": 3,
+            "cfg": 4.0,
+            "sampler_name": "euler",
+            "scheduler": "simple",
+            "denoise": 1.0,
+            **settings,
+        }
+        inputs.setdefault("positive", self.conditioning(100))
+        inputs.setdefault("negative", self.conditioning(200))
+        return self.add("KSampler", model=model, latent_image=latent, **inputs)
+
+    def read(self, samples: list, model: list | None = None) -> None:
+        """Output nodes for the latent and, with `model`, for its run statistics."""
+        self.add("StandinReadLatent", samples=samples)
+        if model is not None:
+            self.add("StandinHistory", model=model, samples=samples)

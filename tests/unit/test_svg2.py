@@ -1,0 +1,221 @@
+"""The SVG2 planner: clusters, estimated mass, orders, and that nothing is shared that should not be."""
+
+import pytest
+import torch
+
+from dit_accel.accel.attention.budget import Budget
+from dit_accel.accel.attention.clusters import cluster_count, kmeans_clusters, sample_centroids
+from dit_accel.accel.attention.layout import TokenLayout
+from dit_accel.accel.attention.plan import SparsePlan
+from dit_accel.accel.attention.planners import svg2
+from dit_accel.accel.attention.state import ClusterCache, WarmStart
+
+SCALE = 64**-0.5
+
+
+def rand(*shape, seed=0):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def clustered(batch=1, heads=2, tokens=600, dim=64, seed=0):
+    """Tokens around 20 centres of uneven popularity, as real keys lie."""
+    centres = 3 * rand(heads, 20, dim, seed=seed)
+    draw = torch.rand(batch, heads, tokens, generator=torch.Generator().manual_seed(seed)).square()
+    labels = (draw * 20).long()
+    noise = rand(batch, heads, tokens, dim, seed=seed + 1)
+    return centres[torch.arange(heads)[None, :, None], labels] + noise
+
+
+def make_plan(q, k, layout, budget=None, cache=None, branches=("a",)) -> SparsePlan:
+    cache = ClusterCache() if cache is None else cache
+    return svg2.plan(
+        q,
+        k,
+        layout,
+        budget or Budget(top_p=0.7, floor=0.0),
+        WarmStart(cache, branches, "layer"),
+        scale=SCALE,
+        backend="reference",
+    )
+
+
+@pytest.mark.parametrize(
+    ("tokens", "expected"), [(1, 1), (15, 1), (100, 6), (256, 16), (1024, 16), (75600, 295), (119056, 465)]
+)
+def test_query_cluster_count(tokens, expected):
+    assert cluster_count(tokens, 256) == expected
+
+
+def test_key_cluster_count():
+    assert cluster_count(75600, 76) == 994
+
+
+def test_start_is_distinct_tokens_of_the_whole_sequence():
+    x = torch.arange(97.0).view(1, 1, 97, 1)
+    start = sample_centroids(x, 16).flatten()
+    assert start.unique().numel() == 16
+    assert start.min() < 97 / 16
+    assert start.max() > 97 - 97 / 16
+
+
+def test_kmeans_invariants():
+    x = clustered()
+    start = sample_centroids(x, 24)
+    losses = []
+    for iterations in (1, 2, 4, 8):
+        clusters = kmeans_clusters(x, start, iterations, backend="reference")
+        labels = torch.empty(x.shape[:3], dtype=torch.long)
+        for h in range(2):
+            sizes = clusters.sizes()[0, h].long()
+            labels[0, h, clusters.order[0, h]] = torch.arange(24).repeat_interleave(sizes)
+        assert (clusters.sizes().sum(-1) == x.shape[2]).all()
+        assert (clusters.order.sort(-1).values == torch.arange(x.shape[2])).all()
+        for h in range(2):
+            for c in range(24):
+                members = x[0, h][labels[0, h] == c]
+                if len(members):
+                    assert torch.allclose(clusters.centroids[0, h, c], members.mean(0), atol=1e-5)
+        own = clusters.centroids[0, torch.arange(2)[:, None], labels[0]]
+        losses.append((x[0] - own).square().sum().item())
+    assert losses == sorted(losses, reverse=True)
+    assert losses[-1] < losses[0]
+
+
+@pytest.mark.parametrize("tokens", [5, 16, 17, 33, 250])
+def test_awkward_token_counts(tokens):
+    q, k = clustered(tokens=tokens + 3), clustered(tokens=tokens + 3, seed=5)
+    plan = make_plan(q, k, TokenLayout((tokens, 1, 1), prefix=2, suffix=1))
+    assert plan.keep.any(-1).all()
+    assert 0 < plan.density() <= 1
+
+
+def test_identical_tokens_and_zero_heads():
+    for x in (torch.ones(1, 2, 300, 64), torch.zeros(1, 2, 300, 64)):
+        plan = make_plan(x, x, TokenLayout((3, 10, 10)))
+        sizes = plan.keys.sizes()
+        assert (sizes.sum(-1) == 300).all()
+        # The rows of non-empty query clusters attend something that exists.
+        kept = (plan.keep.long() * sizes.unsqueeze(-2)).sum(-1)
+        assert (kept[plan.queries.sizes() > 0] > 0).all()
+
+
+def test_mass_is_size_weighted():
+    x = clustered(tokens=200)
+    clusters = kmeans_clusters(x, sample_centroids(x, 8), 2, backend="reference")
+    scale = SCALE / 20  # keeps the plain exponentials below finite
+    mass = svg2.attention_mass(clusters, clusters, scale)
+    assert torch.allclose(mass.sum(-1), torch.ones_like(mass.sum(-1)), atol=1e-6)
+    scores = clusters.centroids @ clusters.centroids.transpose(-1, -2) * scale
+    weight = clusters.sizes().unsqueeze(-2) * scores.exp()
+    assert torch.allclose(mass, weight / weight.sum(-1, keepdim=True), atol=1e-5)
+
+
+def test_text_is_the_first_block_both_ways():
+    layout = TokenLayout((6, 10, 10), prefix=7, suffix=5)
+    q, k = clustered(tokens=layout.total), clustered(tokens=layout.total, seed=4)
+    plan = make_plan(q, k, layout)
+    others = {*range(7), *range(607, 612)}
+    for order in (plan.queries, plan.keys):
+        assert (order.offsets[:, 0] == 0).all()
+        assert (order.offsets[:, 1] == 12).all()
+        assert (order.offsets[:, -1] == layout.total).all()
+        assert all(set(row[:12].tolist()) == others for row in order.tokens)
+        assert (order.tokens.sort(-1).values == torch.arange(layout.total)).all()
+    assert plan.keep[:, :, 0].all()
+    assert plan.keep[:, :, :, 0].all()
+    assert not plan.keep.all()
+
+
+def test_text_content_does_not_move_video_clusters():
+    layout = TokenLayout((6, 10, 10), prefix=7)
+    q = clustered(tokens=layout.total)
+    other = q.clone()
+    other[:, :, :7] = 100.0
+    first, second = make_plan(q, q, layout), make_plan(other, other, layout)
+    assert torch.equal(first.keys.tokens, second.keys.tokens)
+    assert torch.equal(first.keep, second.keep)
+
+
+def test_budget_moves_density():
+    layout = TokenLayout((6, 10, 10))
+    q, k = clustered(), clustered(seed=3)
+    densities = [make_plan(q, k, layout, Budget(top_p=p, floor=0.0)).density() for p in (0.2, 0.5, 0.8, 0.95)]
+    assert densities == sorted(densities)
+    assert densities[0] < densities[-1]
+    capped = make_plan(q, k, layout, Budget(top_p=0.95, max_density=0.2))
+    assert capped.density() < densities[-1]
+    assert capped.capped.any()
+    assert make_plan(q, k, layout, Budget(top_p=0.05, floor=1.0)).density() == 1
+    # Key blocks that hold nothing may be off; every token pair is on.
+
+
+def test_batch_equals_its_rows_apart():
+    layout = TokenLayout((6, 10, 10))
+    q, k = clustered(batch=2), clustered(batch=2, seed=3)
+    both = make_plan(q, k, layout, branches=("a", "b"))
+    for row in range(2):
+        one = make_plan(q[row : row + 1], k[row : row + 1], layout)
+        assert torch.equal(both.keep[row], one.keep[0])
+        assert torch.equal(both.keys.tokens[both.keys.index[row].long()], one.keys.tokens)
+
+
+def test_branches_warm_start_apart():
+    """Alternating two branches over one cache equals two caches, batched or not."""
+    layout = TokenLayout((6, 10, 10))
+    steps = [(clustered(batch=2, seed=s), clustered(batch=2, seed=s + 50)) for s in range(3)]
+    shared, own = ClusterCache(), {"a": ClusterCache(), "b": ClusterCache()}
+    for i, (q, k) in enumerate(steps):
+        if i == 1:  # this evaluation is batched
+            batched = make_plan(q, k, layout, cache=shared, branches=("a", "b"))
+        for row, branch in enumerate("ab"):
+            qr, kr = q[row : row + 1], k[row : row + 1]
+            alone = make_plan(qr, kr, layout, cache=own[branch], branches=(branch,))
+            if i == 1:
+                keep = batched.keep[row]
+            else:
+                keep = make_plan(qr, kr, layout, cache=shared, branches=(branch,)).keep[0]
+            assert torch.equal(keep, alone.keep[0])
+
+
+def test_warm_start_is_used(monkeypatch):
+    counts = []
+    real = svg2.kmeans_clusters
+    monkeypatch.setattr(svg2, "kmeans_clusters", lambda x, c, n, **kw: (counts.append(n), real(x, c, n, **kw))[1])
+    cache, q = ClusterCache(), clustered()
+    for _ in range(2):
+        make_plan(q, q, TokenLayout((6, 10, 10)), cache=cache)
+    assert counts == [8, 8, 2, 2]
+
+
+def test_cache_obeys_its_byte_budget():
+    pair = (torch.zeros(1, 1, 4, 8), torch.zeros(1, 1, 4, 8))  # 256 bytes
+    cache = ClusterCache(max_bytes=600)
+    for key in "abab":
+        cache.put(key, pair)
+    assert (len(cache), cache.bytes) == (2, 512)
+    cache.get("a")
+    cache.put("c", pair)
+    assert cache.get("b") is None
+    assert cache.get("a") is not None
+    cache.clear()
+    assert (len(cache), cache.bytes) == (0, 0)
+
+
+def test_svg2_beats_random_blocks_at_equal_density():
+    from dit_accel.accel.attention import executor
+
+    layout = TokenLayout((6, 10, 10))
+    q, k, v = clustered(), clustered(seed=0), clustered(seed=8)
+    plan = make_plan(q, k, layout, Budget(top_p=0.6, floor=0.0))
+    shuffle = torch.randperm(plan.keep.shape[-1] - 1, generator=torch.Generator().manual_seed(0)) + 1
+    random_keep = plan.keep.clone()
+    random_keep[..., 1:] = plan.keep[..., shuffle]
+    other = SparsePlan(plan.queries, plan.keys, random_keep)
+    dense = torch.nn.functional.scaled_dot_product_attention(q, k, v, scale=SCALE)
+
+    def error(p):
+        out = executor.execute(q, k, v, p, scale=SCALE, backend="reference")
+        return ((out - dense).norm() / dense.norm()).item()
+
+    assert 0.05 < plan.density() < 0.9
+    assert error(plan) < 0.5 * error(other)
