@@ -100,6 +100,19 @@ def test_auto_budget_is_chosen_from_the_whole_schedule(tiny, case, model, comfy)
     assert [run.budget for run in tiny.history(sparse)] == ["auto (faithful)", "auto (few_step)"]
 
 
+def test_per_token_timesteps(tiny):
+    """Wan 2.2 5B with a kept first frame: every token has a time of its own."""
+    case = next(case for case in tiny.CASES if case.name == "wan ti2v 5b")
+    model = case.model()
+    mask = torch.ones(1, 1, *case.latent[2:])
+    mask[:, :, 0] = 0
+    sparse = tiny.sparse(model, dense_first=0.5)
+    results = [tiny.sample(m, case, steps=4, noise_mask=mask) for m in (sparse, model)]
+    assert (results[0] - results[1]).abs().max() < 1e-4
+    (run,) = tiny.history(sparse)
+    assert run.sparse_calls == run.dense[reasons.OUTSIDE_WINDOW] == 2 * LAYERS
+
+
 def test_dense_blocks(tiny, case, model):
     sparse = tiny.sparse(model, dense_blocks=frozenset({1}))
     tiny.sample(sparse, case)
