@@ -122,10 +122,11 @@ def test_dense_blocks(tiny, case, model):
 
 def test_dense_blocks_count_single_after_double(tiny):
     case = next(case for case in tiny.CASES if case.name == "hunyuan 1")
-    sparse = tiny.sparse(case.model(), dense_blocks=frozenset({0, 2}))
+    sparse = tiny.sparse(case.model(), dense_blocks=frozenset({2}))
     tiny.sample(sparse, case, steps=1)
     (run,) = tiny.history(sparse)
-    assert (run.sparse_calls, run.dense[reasons.DENSE_BLOCK]) == (run.forwards, 2 * run.forwards)
+    # One double and two single blocks: number 2 is the last.
+    assert (run.sparse_calls, run.dense[reasons.DENSE_BLOCK]) == (2 * run.forwards, run.forwards)
 
 
 def test_short_clip_is_bit_identical(tiny, case, model):
@@ -188,6 +189,26 @@ def test_runs_repeat_and_leave_no_tensor(tiny, case, half):
     assert not [c for c in gc.get_objects() if isinstance(c, ClusterCache) and len(c)]
 
 
+def test_wrappers_around_ours_see_the_options_they_had(tiny, case, model):
+    from comfy.patcher_extension import WrappersMP
+
+    seen = []
+
+    def outer(executor, *args, **kwargs):
+        guider = executor.class_obj
+        seen.append(guider.model_options)
+        out = executor(*args, **kwargs)
+        seen.append(guider.model_options)
+        return out
+
+    clone = model.clone()
+    clone.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, "outer", outer)
+    sparse = tiny.sparse(clone)
+    tiny.sample(sparse, case)
+    assert seen[0] is seen[1]
+    assert tiny.history(sparse)[0].sparse_calls > 0
+
+
 @pytest.mark.parametrize("error", [RuntimeError("boom"), "interrupt"])
 def test_a_run_that_dies_leaves_nothing_behind(tiny, case, half, monkeypatch, error):
     import comfy.model_management
@@ -222,9 +243,12 @@ def test_out_of_memory_falls_back_and_goes_on(tiny, case, half, monkeypatch):
         return execute(*args, **kwargs)
 
     whole = tiny.sample(half, case)
+    clear, freed = ClusterCache.clear, []
     with monkeypatch.context() as patched:
         patched.setattr(executor, "execute", fail)
+        patched.setattr(ClusterCache, "clear", lambda self: (freed.append(len(self)), clear(self)))
         assert tiny.sample(half, case).isfinite().all()
+    assert len(freed) == 2, "the state is freed before the dense call and at the end"
     run = tiny.history(half)[-1]
     assert run.dense[reasons.OUT_OF_MEMORY] == 1
     assert run.sparse_calls == 2 * LAYERS - 1
@@ -273,24 +297,28 @@ def test_a_plain_override_serves_the_dense_calls(tiny, case, model, after):
     assert sage.calls == run.dense_calls > 0
 
 
+@pytest.mark.parametrize("mark", ["callback", "attribute"])
 @pytest.mark.parametrize("after", [False, True])
-def test_another_sparse_attention_owns_the_calls(tiny, case, model, after, caplog):
-    """Shaped like core's own node: wraps `previous` and re-installs itself on top before every step."""
+def test_another_sparse_attention_owns_the_calls(tiny, case, model, after, mark, caplog):
+    """Shaped like core's own node: wraps `previous` and re-installs itself on top before every step. Versions of it
+    are known by the key of their callback or by an attribute of their override."""
     from comfy.patcher_extension import CallbacksMP
 
-    depths, calls = [], []
+    depths, calls, installed = [], [], []
 
     def reinstall(patcher, timestep, model_options=None, *_):
         options = model_options["transformer_options"]
         current = options.get("optimized_attention_override")
-        if getattr(current, "_block_sparse_attention_patch", None) is None:
+        if current not in installed:
 
             def override(func, *args, **kwargs):
                 calls.append(1)
                 return func(*args, **kwargs) if current is None else current(func, *args, **kwargs)
 
             override.previous = current
-            override._block_sparse_attention_patch = "stand-in"
+            if mark == "attribute":
+                override._block_sparse_attention_patch = "stand-in"
+            installed.append(override)
             options["optimized_attention_override"] = override
         depth, link = 0, options["optimized_attention_override"]
         while link is not None:
@@ -299,7 +327,8 @@ def test_another_sparse_attention_owns_the_calls(tiny, case, model, after, caplo
 
     def add_other(patcher):
         clone = patcher.clone()
-        clone.add_callback_with_key(CallbacksMP.ON_PREPARE_STATE, "block_sparse_attention", reinstall)
+        key = "block_sparse_attention" if mark == "callback" else "stand-in"
+        clone.add_callback_with_key(CallbacksMP.ON_PREPARE_STATE, key, reinstall)
         return clone
 
     both = add_other(tiny.sparse(model)) if after else tiny.sparse(add_other(model))
