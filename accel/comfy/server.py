@@ -52,13 +52,14 @@ class GraphFailed(RuntimeError):  # noqa: N818
 
 def find_comfyui() -> Path | None:
     """The ComfyUI folder: COMFYUI_PATH, else the one whose custom_nodes/ holds this pack, else
-    ~/comfy/ComfyUI; None where there is none."""
+    ~/comfy/ComfyUI; None where there is none, or where COMFYUI_PATH is set and holds none."""
     pack = Path(__file__).parents[2]
-    candidates = [Path.home() / "comfy" / "ComfyUI"]
-    if pack.parent.name == "custom_nodes":
-        candidates.insert(0, pack.parents[1])
     if os.environ.get("COMFYUI_PATH"):
-        candidates.insert(0, Path(os.environ["COMFYUI_PATH"]))
+        candidates = [Path(os.environ["COMFYUI_PATH"])]
+    elif pack.parent.name == "custom_nodes":
+        candidates = [pack.parents[1], Path.home() / "comfy" / "ComfyUI"]
+    else:
+        candidates = [Path.home() / "comfy" / "ComfyUI"]
     return next((path for path in candidates if (path / "main.py").is_file()), None)
 
 

@@ -6,6 +6,10 @@ from .checkpoints import TEXT_WIDTH
 
 _nonces = itertools.count()
 
+# (frames, height, width) in pixels. SMALL: 2 x 8 x 8 video tokens; LARGE: 5 x 16 x 16.
+SMALL = (5, 128, 128)
+LARGE = (17, 256, 256)
+
 # Every attention call of the model is sparse, and keeps what the numbers say.
 BUDGET = {
     "preset": "custom",
@@ -22,11 +26,6 @@ BUDGET = {
 def nonce() -> str:
     """A string that no graph held before: what depends on it is not taken from the cache."""
     return str(next(_nonces))
-
-
-def slot(link: list, index: int) -> list:
-    """Another output of the node that `link` comes from."""
-    return [link[0], index]
 
 
 class Graph(dict):
@@ -58,7 +57,7 @@ class Graph(dict):
         return self.add("StandinConditioning", seed=seed, **settings)
 
     def empty_latent(self, size: tuple[int, int, int], kind: str = "EmptyHunyuanLatentVideo") -> list:
-        """Pixels (frames, height, width)."""
+        """A video of (frames, height, width) in pixels."""
         length, height, width = size
         latent = self.add(kind, width=width, height=height, length=length, batch_size=1)
         return self.add("StandinNonce", samples=latent, nonce=nonce())
@@ -77,8 +76,30 @@ class Graph(dict):
         inputs.setdefault("negative", self.conditioning(200))
         return self.add("KSampler", model=model, latent_image=latent, **inputs)
 
-    def read(self, samples: list, model: list | None = None) -> None:
-        """Output nodes for the latent and, with `model`, for its run statistics."""
+    def custom_sampler(self, model: list, latent: list, guider: str) -> list:
+        """SamplerCustomAdvanced, 3 steps, with a BasicGuider or a CFGGuider."""
+        prompts = {"conditioning": self.conditioning(100)}
+        if guider == "CFGGuider":
+            prompts = {"positive": self.conditioning(100), "negative": self.conditioning(200), "cfg": 4.0}
+        return self.add(
+            "SamplerCustomAdvanced",
+            noise=self.add("RandomNoise", noise_seed=7),
+            guider=self.add(guider, model=model, **prompts),
+            sampler=self.add("KSamplerSelect", sampler_name="euler"),
+            sigmas=self.add("BasicScheduler", model=model, scheduler="simple", steps=3, denoise=1.0),
+            latent_image=latent,
+        )
+
+    def read(self, samples: list, model: list) -> None:
+        """Output nodes for the latent and for the run statistics on `model`."""
         self.add("StandinReadLatent", samples=samples)
-        if model is not None:
-            self.add("StandinHistory", model=model, samples=samples)
+        self.add("StandinHistory", model=model, samples=samples)
+
+
+def video(checkpoint: str, patch=lambda graph, model: model, size=SMALL, **sampler) -> tuple[Graph, list]:
+    """Load, patch, KSampler with CFG, read back: the graph and the sampled latent."""
+    graph = Graph()
+    model = patch(graph, graph.load(checkpoint))
+    samples = graph.ksampler(model, graph.empty_latent(size), **sampler)
+    graph.read(samples, model)
+    return graph, samples

@@ -1,0 +1,124 @@
+"""Text encoder, VAE and conditioning without weights: fixed random numbers of the right shape."""
+
+import hashlib
+
+import torch
+from comfy_api.latest import io
+
+CATEGORY = "stand-ins"
+
+
+def _random(seed, *shape):
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+class Conditioning(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="StandinConditioning",
+            category=CATEGORY,
+            inputs=[
+                io.Int.Input("seed", default=0),
+                io.Int.Input("tokens", default=24, min=1),
+                io.Int.Input("width", default=64),
+                io.Int.Input("padding", default=0, tooltip="That many tokens at the end are masked out."),
+                io.Int.Input("vision", default=0, tooltip="Image tokens of HunyuanVideo 1.5."),
+                io.Int.Input("byt5", default=0, tooltip="Glyph tokens of HunyuanVideo 1.5."),
+            ],
+            outputs=[io.Conditioning.Output()],
+        )
+
+    @classmethod
+    def execute(cls, seed, tokens, width, padding, vision, byt5):
+        extra = {"pooled_output": _random(seed + 1, 1, 768)}
+        if padding:
+            extra["attention_mask"] = (torch.arange(tokens) < tokens - padding).long()[None]
+        if byt5:
+            extra["conditioning_byt5small"] = _random(seed + 2, 1, byt5, 1472)
+        if vision:
+            import comfy.clip_vision
+
+            extra["clip_vision_output"] = comfy.clip_vision.Output()
+            extra["clip_vision_output"].last_hidden_state = _random(seed + 3, 1, vision, 1152)
+        return io.NodeOutput([[_random(seed, 1, tokens, width), extra]])
+
+
+class TextEncoder:
+    """What CLIPTextEncode asks of a CLIP: another text gives another embedding."""
+
+    def tokenize(self, text, **kwargs):
+        return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "little")
+
+    def encode_from_tokens_scheduled(self, tokens, **kwargs):
+        return [[_random(tokens, 1, 24, 64), {"pooled_output": _random(tokens + 1, 1, 768)}]]
+
+
+class Clip(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(node_id="StandinClip", category=CATEGORY, inputs=[], outputs=[io.Clip.Output()])
+
+    @classmethod
+    def execute(cls):
+        return io.NodeOutput(TextEncoder())
+
+
+class WanLatentSpace:
+    """What the conditioning nodes ask of Wan 2.1's VAE: 16 channels, 8 x 8 pixels and 4 frames a latent."""
+
+    latent_channels = 16
+
+    def spacial_compression_encode(self):
+        return 8
+
+    def encode(self, images):
+        frames, height, width = images.shape[:3]
+        return _random(11, 1, self.latent_channels, (frames - 1) // 4 + 1, height // 8, width // 8)
+
+
+class Vae(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(node_id="StandinVae", category=CATEGORY, inputs=[], outputs=[io.Vae.Output()])
+
+    @classmethod
+    def execute(cls):
+        return io.NodeOutput(WanLatentSpace())
+
+
+class Lora(io.ComfyNode):
+    """A LoRA loader that changes nothing."""
+
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="StandinLora",
+            category=CATEGORY,
+            inputs=[io.Model.Input("model"), io.Clip.Input("clip", optional=True)],
+            outputs=[io.Model.Output(), io.Clip.Output()],
+        )
+
+    @classmethod
+    def execute(cls, model, clip=None):
+        return io.NodeOutput(model.clone(), clip)
+
+
+class Nonce(io.ComfyNode):
+    """Passes a latent on; another nonce makes what follows run again instead of coming from the cache."""
+
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="StandinNonce",
+            category=CATEGORY,
+            inputs=[io.Latent.Input("samples"), io.String.Input("nonce")],
+            outputs=[io.Latent.Output()],
+        )
+
+    @classmethod
+    def execute(cls, samples, nonce):
+        return io.NodeOutput(samples)
+
+
+NODES = [Conditioning, Clip, Vae, Lora, Nonce]

@@ -1,0 +1,23 @@
+"""The modules of the pack under test, as ComfyUI loaded them."""
+
+import sys
+
+KEY = "dit_accel.sparse_attention"
+
+
+def module(name):
+    """The loaded module `accel.<name>`."""
+    suffix = f".accel.{name}"
+    found = [m for key, m in list(sys.modules.items()) if key.endswith(suffix) and not key.startswith("dit_accel")]
+    if len(found) != 1:
+        raise RuntimeError(f"expected the pack to be loaded once, found {found}")
+    return found[0]
+
+
+def on_sampling(model, key, around):
+    """A clone of model; `around(executor, *args)` runs in place of each of its sampling runs."""
+    from comfy.patcher_extension import WrappersMP
+
+    clone = model.clone()
+    clone.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, key, around)
+    return clone
