@@ -5,17 +5,18 @@ import sys
 from pathlib import Path
 
 import pytest
-import torch
 
 # `python -m pytest` puts the root on the path, where our nodes/ would shadow ComfyUI's nodes.py.
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:] = [entry for entry in sys.path if Path(entry).resolve() != ROOT]
 
-if not torch.cuda.is_available():
-    # Before the first import of triton: its kernels then run in the interpreter.
-    os.environ.setdefault("TRITON_INTERPRET", "1")
+from dit_accel.accel.comfy.server import find_comfyui
 
-from dit_accel.accel.comfy.server import find_comfyui  # noqa: E402
+
+def pytest_configure(config):
+    """Every tier but `gpu` runs the kernels in Triton's interpreter, whatever the machine has. Triton reads the
+    variable when a kernel is defined, so the two cannot share a process."""
+    os.environ["TRITON_INTERPRET"] = "0" if config.option.markexpr == "gpu" else "1"
 
 
 @pytest.hookimpl(wrapper=True)

@@ -10,6 +10,8 @@ CUSTOM = "custom"
 
 # Below this many steps the first dense step is already a large share of the run.
 FEW_STEPS = 10
+# No model has more blocks; a typing error must not fill the memory.
+MAX_BLOCK = 9999
 
 
 def parse_blocks(text: str, name: str = "dense_blocks") -> frozenset[int]:
@@ -27,6 +29,8 @@ def parse_blocks(text: str, name: str = "dense_blocks") -> frozenset[int]:
         first, last = int(match[1]), int(match[2] or match[1])
         if last < first:
             raise ValueError(f"{name}: range {part!r} ends before it starts")
+        if last > MAX_BLOCK:
+            raise ValueError(f"{name}: expected block numbers up to {MAX_BLOCK}, found {part!r}")
         blocks.update(range(first, last + 1))
     return frozenset(blocks)
 
@@ -72,7 +76,7 @@ class Budget:
             raise ValueError(f"min_tokens: expected 0 or more, found {self.min_tokens}")
 
     def resolve(self, steps: int) -> Budget:
-        """The concrete budget of a run of `steps` model evaluations; only the preset auto depends on it."""
+        """The concrete budget for a whole schedule of `steps`; only the preset auto depends on it."""
         if self.preset != AUTO:
             return self
         return PRESETS["few_step" if steps <= FEW_STEPS else "faithful"]

@@ -15,6 +15,7 @@ OUT_OF_MEMORY = "out of memory"
 NO_KERNEL = "no fast kernel"
 AMBIGUOUS = "text and video are equally long"
 IMAGE = "image model"
+STRIDED = "strided head dimension"
 
-# Calls that no video self-attention could be: a model that shows only these never met the node.
+# Calls that are no self-attention over the video's tokens.
 NOT_SELF_ATTENTION = frozenset({CROSS_ATTENTION, OTHER_STREAM})

@@ -26,12 +26,16 @@ class Settings:
 
 
 class Run:
-    """Fresh for every sampling run; nothing of it outlives `close` but the summary, which holds no tensor."""
+    """Fresh for every sampling run; nothing of it outlives `close` but the summary, which holds no tensor.
+
+    dense_reason: set when something failed for good; the rest of the run is then dense.
+    """
 
     def __init__(self, settings: Settings, budget: Budget, window: SigmaWindow, model: str) -> None:
         self.settings = settings
         self.budget = budget
         self.window = window
+        self.dense_reason: str | None = None
         self.cache = ClusterCache()
         self._model = model
         self._lock = threading.Lock()
@@ -41,8 +45,14 @@ class Run:
         self._expected = 0
         self._sums = [0.0, 0.0, 0.0, 0.0]
 
+    def __deepcopy__(self, memo) -> Run:
+        """It travels in model options, which other nodes copy; there is one per run all the same."""
+        return self
+
     def add(self, forward: ForwardStatistics) -> None:
         """Takes in a finished model evaluation; reads its device numbers."""
+        if not forward.sparse and not forward.dense:
+            return  # a cache skipped this evaluation
         sums = forward.read()
         with self._lock:
             self._forwards += 1
@@ -74,12 +84,15 @@ class Run:
         )
 
     def _notes(self) -> tuple[str, ...]:
+        notes = []
         reached = sum(self._sparse.values()) + sum(
             count for reason, count in self._dense.items() if reason not in NOT_SELF_ATTENTION
         )
         if self._expected > reached:
-            return (
-                f"only {reached} of {self._expected} self-attention calls reached the node: another node "
-                "replaces the model's attention",
+            notes.append(
+                f"only {reached} of {self._expected} video self-attention calls came by: another node skips their "
+                "blocks, adds tokens or computes them itself"
             )
-        return ()
+        if self.cache.refused:
+            notes.append(f"{self.cache.refused} plans did not fit the cluster cache and start afresh each time")
+        return tuple(notes)

@@ -32,6 +32,8 @@ class SigmaWindow:
         def sigma(percent: float) -> float:
             return percent_to_sigma(max(0.0, percent - _ROUNDING))
 
+        if budget.dense_first == 1:
+            return cls(high=-math.inf)
         return cls(
             high=sigma(budget.dense_first) if budget.dense_first > 0 else math.inf,
             low=sigma(1 - budget.dense_last) if budget.dense_last > 0 else -math.inf,

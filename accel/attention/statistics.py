@@ -36,7 +36,10 @@ class Stopwatch:
 
 @dataclass
 class ForwardStatistics:
-    """Calls of one model evaluation. Densities stay on the device until `read`."""
+    """Calls of one model evaluation. Densities stay on the device until `read`.
+
+    sparse: calls by backend. dense: calls by reason. expected: self-attention calls that the family row announces.
+    """
 
     sparse: Counter[str] = field(default_factory=Counter)
     dense: Counter[str] = field(default_factory=Counter)
@@ -44,6 +47,11 @@ class ForwardStatistics:
     _densities: list[torch.Tensor] = field(default_factory=list)
     _capped: list[torch.Tensor] = field(default_factory=list)
     _watches: list[Stopwatch] = field(default_factory=list)
+
+    @classmethod
+    def all_dense(cls, reason: str, calls: int) -> ForwardStatistics:
+        """A forward that we left alone; a model of unknown family counts as one call."""
+        return cls(dense=Counter({reason: max(calls, 1)}), expected=calls)
 
     def record(self, plan: SparsePlan, watch: Stopwatch, backend: str) -> None:
         """One sparse call, with a stopwatch marked at its start, after planning and after execution."""
@@ -54,10 +62,8 @@ class ForwardStatistics:
         self._watches.append(watch)
 
     def read(self) -> tuple[float, float, float, float]:
-        """Sums over the sparse calls of density, capped share, plan seconds and execution seconds.
-
-        The one host sync of a forward.
-        """
+        """Sums over the sparse calls of density, capped share, plan seconds and execution seconds. Waits for the
+        device."""
         if not self._densities:
             return 0.0, 0.0, 0.0, 0.0
         capped = torch.stack(self._capped).sum() if self._capped else torch.zeros_like(self._densities[0])

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
+
+from ..attention import reasons
 
 # Attributes by which another sparse attention marks its override, and the name to show for it.
 _SPARSE_OVERRIDES = {
@@ -47,11 +48,16 @@ def pause_malloc_graph():
     return getattr(comfy.model_prefetch, "pause_malloc_graph", contextlib.nullcontext)()
 
 
-@functools.cache
-def out_of_memory_errors() -> tuple[type[BaseException], ...]:
+def failure_reason(error: Exception) -> str | None:
+    """Why a sparse call that raised may be computed densely instead; None for an error that must be shown."""
     import comfy.model_management
 
-    return (torch.OutOfMemoryError, comfy.model_management.OOM_EXCEPTION)
+    if comfy.model_management.is_oom(error):
+        return reasons.OUT_OF_MEMORY
+    if type(error).__module__.partition(".")[0] == "triton":
+        first_line = str(error).strip().partition("\n")[0]
+        return f"{reasons.NO_KERNEL}: {type(error).__name__}: {first_line}"
+    return None
 
 
 def compiler_disabled(function):

@@ -16,7 +16,7 @@ from ..attention.planners import PLANNERS
 from ..attention.run import Run
 from ..attention.state import WarmStart
 from ..attention.statistics import ForwardStatistics, Stopwatch
-from .compat import compiler_disabled, out_of_memory_errors, pause_malloc_graph
+from .compat import compiler_disabled, failure_reason, pause_malloc_graph
 from .families import Family
 
 OVERRIDE_KEY = "optimized_attention_override"
@@ -27,19 +27,23 @@ FORWARD_KEY = "dit_accel_forward"
 class Forward:
     """One model evaluation, as every attention call of it finds it in transformer_options.
 
-    layout is None where dense_reason says why the whole forward stays dense. branches: one id per equal part
-    of the batch. previous: the override that stood in our place before.
+    branches: one id per equal part of the batch, none if the parts are unknown. previous: the override that stood
+    in our place before. dense_reason: set when a call failed; the rest of the forward is then dense.
     """
 
     run: Run
     model: Any
-    family: Family | None
-    layout: TokenLayout | None
-    dense_reason: str | None
+    family: Family
+    layout: TokenLayout
     branches: Sequence[Hashable]
     previous: Callable | None
-    statistics: ForwardStatistics = field(default_factory=ForwardStatistics)
+    statistics: ForwardStatistics
+    dense_reason: str | None = None
     _seen: Counter = field(default_factory=Counter)
+
+    def __deepcopy__(self, memo) -> Forward:
+        """It travels in model options, which other nodes copy, and must not take the model along."""
+        return self
 
     def layer(self, options: Mapping[str, Any]) -> Hashable:
         """Identity of this video self-attention call; where a model gives no block, its place in the forward."""
@@ -102,13 +106,24 @@ def attention_override(
     try:
         with pause_malloc_graph(), torch.cuda.device_of(queries):
             out = _sparse(forward, layer, queries, keys, values, kwargs.get("scale"), backend)
-    except out_of_memory_errors():
-        out = None
-    if out is None:
+    except Exception as error:
+        reason = failure_reason(error)
+        if reason is None or forward.run.settings.fallback == "error":
+            raise
+    if reason is not None:
         # Outside the except block, so that the traceback no longer holds our tensors.
-        forward.run.cache.clear()
-        return dense(reasons.OUT_OF_MEMORY)
+        _give_up(forward, reason)
+        return dense(reason)
     return out if skip_output_reshape else out.transpose(1, 2).flatten(2)
+
+
+def _give_up(forward: Forward, reason: str) -> None:
+    """The rest of this forward stays dense; a kernel that cannot run would fail in the next one too."""
+    forward.dense_reason = reason
+    if reason != reasons.OUT_OF_MEMORY:
+        forward.run.dense_reason = reason
+    with pause_malloc_graph():
+        forward.run.cache.clear()
 
 
 @functools.cache
@@ -120,7 +135,7 @@ def compiled_out_override():
 def _dense_reason(forward: Forward, q, k, v, mask, kwargs) -> str | None:
     if q.shape != k.shape or q.shape != v.shape:
         return reasons.CROSS_ATTENTION
-    if forward.layout is not None and q.shape[2] != forward.layout.total:
+    if q.shape[2] != forward.layout.total:
         return reasons.OTHER_STREAM
     if forward.dense_reason is not None:
         return forward.dense_reason
@@ -130,6 +145,8 @@ def _dense_reason(forward: Forward, q, k, v, mask, kwargs) -> str | None:
         return reasons.FULL_PRECISION
     if torch.is_grad_enabled() and (q.requires_grad or k.requires_grad or v.requires_grad):
         return reasons.GRADIENTS
+    if any(x.stride(-1) != 1 for x in (q, k, v)):
+        return reasons.STRIDED
     return None
 
 
@@ -150,7 +167,8 @@ def _backend(fallback: str, q: torch.Tensor) -> tuple[str | None, str]:
 def _sparse(forward: Forward, layer: Hashable, q, k, v, scale: float | None, backend: str) -> torch.Tensor:
     """Plan and run one call; q, k, v and the result are [B, H, N, D]."""
     scale = q.shape[-1] ** -0.5 if scale is None else scale
-    call = (layer, q.device, q.dtype, tuple(q.shape[1:]), q.shape[0] // len(forward.branches))
+    rows = q.shape[0] // max(len(forward.branches), 1)
+    call = (layer, q.device, q.dtype, rows, *q.shape[1:])
     watch = Stopwatch(q.device)
     plan = PLANNERS[forward.run.settings.pattern](
         q,

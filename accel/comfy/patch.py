@@ -74,38 +74,48 @@ class Patch:
     def apply_model(self, executor, x, t, c_concat, c_crossattn, control, transformer_options, **kwargs):
         """APPLY_MODEL wrapper: describes this forward and installs the override on a copy of the options.
 
-        Installing per forward means that no node placed after ours can switch us off unseen. The one host
-        sync of a forward happens here.
+        Installing per forward means that no node placed after ours can switch us off unseen. A forward that stays
+        dense as a whole is left untouched. All waiting for the device happens here: once for sigma, once for the
+        statistics.
         """
         run = transformer_options.get(RUN_KEY)
         if run is None:
             return executor(x, t, c_concat, c_crossattn, control, transformer_options, **kwargs)
-        forward = _forward(run, executor.class_obj, ForwardInputs(x, c_crossattn, kwargs), transformer_options)
+
+        model = _diffusion_model(executor.class_obj)
+        family = family_of(model)
+        inputs = ForwardInputs(x, c_crossattn, kwargs)
+        layout = family.layout(model, inputs) if family else reasons.FAMILY
+        calls = family.calls(model, inputs) if family else 0
+        reason = layout if isinstance(layout, str) else _dense_reason(run, layout, transformer_options)
+        if reason is not None:
+            run.add(ForwardStatistics.all_dense(reason, calls))
+            return executor(x, t, c_concat, c_crossattn, control, transformer_options, **kwargs)
+
+        forward = Forward(
+            run=run,
+            model=model,
+            family=family,
+            layout=layout,
+            branches=_branches(transformer_options, x.shape[0]),
+            previous=transformer_options.get(OVERRIDE_KEY),
+            statistics=ForwardStatistics(expected=calls),
+        )
         options = {**transformer_options, FORWARD_KEY: forward, OVERRIDE_KEY: compiled_out_override()}
-        try:
-            return executor(x, t, c_concat, c_crossattn, control, options, **kwargs)
-        finally:
-            run.add(forward.statistics)
+        out = executor(x, t, c_concat, c_crossattn, control, options, **kwargs)
+        run.add(forward.statistics)
+        return out
 
 
-def _forward(run: Run, base_model, inputs: ForwardInputs, options) -> Forward:
-    model = _diffusion_model(base_model)
-    family = family_of(model)
-    layout = reasons.FAMILY if family is None else family.layout(model, inputs)
-    found = isinstance(layout, TokenLayout)
-    return Forward(
-        run=run,
-        model=model,
-        family=family,
-        layout=layout if found else None,
-        dense_reason=_dense_reason(run, layout, options) if found else layout,
-        branches=tuple(options.get("uuids") or (None,)),
-        previous=options.get(OVERRIDE_KEY),
-        statistics=ForwardStatistics(expected=family.calls(model, inputs) if found else 0),
-    )
+def _branches(options, batch: int) -> tuple:
+    """Ids of the conditioning branches in the batch; none when a model wrapper has cut the batch to other parts."""
+    branches = tuple(options.get("uuids", ()))
+    return branches if branches and batch % len(branches) == 0 else ()
 
 
 def _dense_reason(run: Run, layout: TokenLayout, options) -> str | None:
+    if run.dense_reason is not None:
+        return run.dense_reason
     other = other_sparse_attention(options)
     if other is not None:
         return f"{reasons.OTHER_OVERRIDE}: {other}"

@@ -9,6 +9,7 @@ import torch
 from dit_accel.accel.attention import executor, reasons
 from dit_accel.accel.attention.state import ClusterCache
 from dit_accel.accel.attention.statistics import parse_line
+from dit_accel.kernels import registry
 
 LAYERS = 2
 
@@ -46,21 +47,14 @@ def test_guidance_off_is_one_branch(tiny, case, half):
     assert run.sparse_calls == 2 * LAYERS
 
 
-def test_branches_do_not_share_state(tiny, case, half):
-    """The positive branch alone gives what it gives beside a negative one that has other content."""
-    guided = []
-    for seed in (3, 4):
-        keep = {}
-
-        def catch(args, keep=keep):
-            keep["cond"] = args["cond_denoised"]
-            return args["denoised"]
-
-        clone = half.clone()
-        clone.set_model_sampler_post_cfg_function(catch)
-        tiny.sample(clone, case, steps=1, negative=case.conditioning(seed))
-        guided.append(keep["cond"])
-    assert torch.equal(*guided)
+def test_branches_do_not_share_state(tiny, case, half, monkeypatch):
+    """With guidance that ignores the negative branch, its content leaves no trace, though it runs in between."""
+    monkeypatch.setattr(type(half), "get_free_memory", lambda *_: 0)  # one branch per forward
+    clone = half.clone()
+    clone.set_model_sampler_cfg_function(lambda args: args["cond"], disable_cfg1_optimization=True)
+    results = [tiny.sample(clone, case, steps=3, negative=case.conditioning(seed)) for seed in (3, 4)]
+    assert torch.equal(*results)
+    assert [run.forwards for run in tiny.history(half)] == [6, 6]
 
 
 @pytest.mark.parametrize("sampler", ["euler", "heun", "dpm_2", "dpmpp_2m_sde", "euler_ancestral"])
@@ -137,8 +131,6 @@ def test_short_clip_is_bit_identical(tiny, case, model):
 
 
 def test_without_a_gpu_dense_is_the_default_and_error_stops(tiny, case, model, monkeypatch):
-    from dit_accel.kernels import registry
-
     monkeypatch.setattr(registry, "choose", lambda *_, **__: (None, "no GPU"))
     dense = tiny.sparse(model, fallback="dense")
     assert torch.equal(tiny.sample(dense, case), tiny.sample(model, case))
@@ -182,11 +174,18 @@ def test_global_random_state_is_untouched(tiny, case, half):
     assert torch.equal(before, torch.get_rng_state())
 
 
+def live_tensors() -> int:
+    gc.collect()
+    return sum(type(thing) is torch.Tensor for thing in gc.get_objects())
+
+
 def test_runs_repeat_and_leave_no_tensor(tiny, case, half):
     first = tiny.sample(half, case)
-    assert torch.equal(first, tiny.sample(half, case))
-    gc.collect()
-    assert not [c for c in gc.get_objects() if isinstance(c, ClusterCache) and len(c)]
+    before = live_tensors()
+    second = tiny.sample(half, case)
+    assert torch.equal(first, second)
+    del second
+    assert live_tensors() == before
 
 
 def test_wrappers_around_ours_see_the_options_they_had(tiny, case, model):
@@ -214,6 +213,7 @@ def test_a_run_that_dies_leaves_nothing_behind(tiny, case, half, monkeypatch, er
     import comfy.model_management
 
     whole = tiny.sample(half, case)
+    before = live_tensors()
     raised = comfy.model_management.InterruptProcessingException() if error == "interrupt" else error
     execute, calls = executor.execute, []
 
@@ -228,31 +228,61 @@ def test_a_run_that_dies_leaves_nothing_behind(tiny, case, half, monkeypatch, er
         with pytest.raises(type(raised)):
             tiny.sample(half, case)
     assert len(calls) == 3
-    gc.collect()
-    assert not [c for c in gc.get_objects() if isinstance(c, ClusterCache) and len(c)]
+    raised.__traceback__ = None
+    assert live_tensors() == before
     assert torch.equal(whole, tiny.sample(half, case))
 
 
-def test_out_of_memory_falls_back_and_goes_on(tiny, case, half, monkeypatch):
-    execute, calls = executor.execute, []
+@pytest.fixture
+def failing(monkeypatch):
+    """Makes the n-th executed call of a run raise; returns the number of attempts."""
 
-    def fail(*args, **kwargs):
-        calls.append(1)
-        if len(calls) == 2:
-            raise torch.OutOfMemoryError("stand-in")
-        return execute(*args, **kwargs)
+    def install(error: Exception, at: int) -> list:
+        execute, attempts = executor.execute, []
 
+        def fail(*args, **kwargs):
+            attempts.append(1)
+            if len(attempts) == at:
+                raise error
+            return execute(*args, **kwargs)
+
+        monkeypatch.setattr(executor, "execute", fail)
+        return attempts
+
+    yield install
+
+
+def test_out_of_memory_makes_the_forward_dense_and_goes_on(tiny, case, half, monkeypatch, failing):
     whole = tiny.sample(half, case)
     clear, freed = ClusterCache.clear, []
     with monkeypatch.context() as patched:
-        patched.setattr(executor, "execute", fail)
         patched.setattr(ClusterCache, "clear", lambda self: (freed.append(len(self)), clear(self)))
+        failing(torch.OutOfMemoryError("stand-in"), at=3)
         assert tiny.sample(half, case).isfinite().all()
     assert len(freed) == 2, "the state is freed before the dense call and at the end"
+    assert freed[0] > 0
     run = tiny.history(half)[-1]
-    assert run.dense[reasons.OUT_OF_MEMORY] == 1
-    assert run.sparse_calls == 2 * LAYERS - 1
+    assert run.dense[reasons.OUT_OF_MEMORY] == LAYERS
+    assert run.sparse_calls == LAYERS
     assert torch.equal(whole, tiny.sample(half, case))
+
+
+def test_a_kernel_that_cannot_run_is_not_tried_again(tiny, case, model, monkeypatch, failing):
+    import triton.runtime.errors
+
+    error = triton.runtime.errors.OutOfResources(300000, 232448, "shared memory")
+    attempts = failing(error, at=1)
+    sparse = tiny.sparse(model)
+    assert torch.equal(tiny.sample(sparse, case, steps=3), tiny.sample(model, case, steps=3))
+    assert len(attempts) == 1
+    (run,) = tiny.history(sparse)
+    assert run.sparse_calls == 0
+    assert sum(count for reason, count in run.dense.items() if "OutOfResources" in reason) == 3 * LAYERS
+
+    failing(error, at=1)
+    monkeypatch.setattr(registry, "choose", lambda *_, **__: ("reference", ""))
+    with pytest.raises(triton.runtime.errors.OutOfResources):
+        tiny.sample(tiny.sparse(model, fallback="error"), case)
 
 
 def test_clones_with_other_budgets_are_apart(tiny, case, model):
@@ -338,8 +368,58 @@ def test_another_sparse_attention_owns_the_calls(tiny, case, model, after, mark,
     assert set(depths) == {1}
     (run,) = tiny.history(both)
     assert run.sparse_calls == 0
-    assert len(calls) == run.dense_calls
+    assert run.dense_calls == 10 * LAYERS
+    assert len(calls) == 10 * 2 * LAYERS, "self- and cross-attention of every step"
     assert "BlockSparseAttention" in caplog.text
+
+
+def test_a_wrapper_that_splits_the_batch(tiny, case, model):
+    """Some packs run the branches of a batch one by one and hand on the ids of all of them."""
+
+    def one_by_one(apply_model, args):
+        rows = range(len(args["input"]))
+        parts = [
+            apply_model(
+                args["input"][i : i + 1],
+                args["timestep"][i : i + 1],
+                **{
+                    key: value[i : i + 1] if isinstance(value, torch.Tensor) else value
+                    for key, value in args["c"].items()
+                },
+            )
+            for i in rows
+        ]
+        return torch.cat(parts)
+
+    sparse = tiny.sparse(model)
+    sparse.set_model_unet_function_wrapper(one_by_one)
+    assert (tiny.sample(sparse, case) - tiny.sample(model, case)).abs().max() < 1e-4
+    assert tiny.history(sparse)[0].sparse_calls == 4 * LAYERS
+
+
+@pytest.mark.parametrize("first", ["cache", "sparse"])
+def test_easycache_skips_forwards_without_blame(tiny, case, model, first):
+    from comfy_extras.nodes_easycache import EasyCacheNode
+
+    def cached(patcher):
+        return EasyCacheNode.execute(patcher, 100.0, 0.2, 0.9, False).result[0]
+
+    both = tiny.sparse(cached(model)) if first == "cache" else cached(tiny.sparse(model))
+    tiny.sample(both, case, steps=8, cfg=1.0)
+    (run,) = tiny.history(both)
+    assert run.sparse_calls == run.expected < 8 * LAYERS
+    assert run.notes == ()
+
+
+def test_conditioning_areas(tiny, case, model):
+    """A condition on a part of the frame gives forwards of another size within one run."""
+    sparse = tiny.sparse(model)
+    positive = [*case.conditioning(2), [case.conditioning(5)[0][0], {"area": (5, 8, 8, 0, 2, 2), "strength": 1.0}]]
+    results = [tiny.sample(m, case, positive=positive) for m in (sparse, model)]
+    assert (results[0] - results[1]).abs().max() < 1e-4
+    (run,) = tiny.history(sparse)
+    assert run.sparse_calls == LAYERS * run.forwards
+    assert run.forwards > 2
 
 
 def test_the_log_has_one_line_per_run(tiny, case, half, caplog):

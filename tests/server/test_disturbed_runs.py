@@ -58,10 +58,11 @@ def test_interrupt(play, undisturbed):
 
 
 def test_out_of_memory(play, undisturbed):
-    """The call that ran out of memory is computed densely, and the run goes on."""
+    """From the call that ran out of memory on, that forward is dense; then the run goes on."""
     run = play(disturbed("out_of_memory")).run
-    assert run["dense"]["out of memory"] == 1
-    assert run["sparse"]["reference"] == undisturbed.run["sparse"]["reference"] - 1
+    lost = run["dense"]["out of memory"]
+    assert lost in (1, 2)  # of the two calls of a forward
+    assert run["sparse"]["reference"] == undisturbed.run["sparse"]["reference"] - lost > 0
     assert_clean(play)
     assert np.array_equal(play(disturbed("none")).latent, undisturbed.latent)
 

@@ -31,7 +31,8 @@ def test_no_window_is_always_sparse():
     assert 1e9 in SigmaWindow.of(Budget(dense_first=0, dense_last=0), shifted)
 
 
-def test_whole_schedule_dense():
+def test_the_whole_schedule_is_dense_down_to_the_last_sigma():
+    assert 1e-6 not in SigmaWindow.of(Budget(dense_first=1.0), shifted)
     assert not any(sparse_steps(Budget(dense_first=1.0), 7))
     assert not any(sparse_steps(Budget(dense_first=0.0, dense_last=1.0), 7))
 

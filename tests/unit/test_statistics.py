@@ -71,7 +71,33 @@ def test_calls_that_never_arrive_are_noticed():
     forward = ForwardStatistics(expected=4)
     forward.dense["cross-attention"] += 4
     run.add(forward)
-    assert "only 0 of 4 self-attention calls reached the node" in run.close().line()
+    assert "only 0 of 4 video self-attention calls came by" in run.close().line()
+
+
+def test_a_skipped_evaluation_announces_no_calls():
+    """A step cache such as EasyCache answers without running the model."""
+    run = a_run()
+    run.add(ForwardStatistics(expected=4))
+    forward = ForwardStatistics(expected=4)
+    record(forward, 4)
+    run.add(forward)
+    assert run.close().notes == ()
+
+
+def test_a_forward_left_alone_is_counted():
+    run = a_run()
+    run.add(ForwardStatistics.all_dense("fewer than min_tokens", 40))
+    run.add(ForwardStatistics.all_dense("family not enabled yet", 0))
+    summary = run.close()
+    assert summary.dense == {"fewer than min_tokens": 40, "family not enabled yet": 1}
+    assert summary.notes == ()
+
+
+def test_the_run_and_its_settings_survive_a_deep_copy():
+    import copy
+
+    run = a_run()
+    assert copy.deepcopy({"options": {"run": run}})["options"]["run"] is run
 
 
 def test_other_lines_are_not_parsed():
@@ -79,6 +105,11 @@ def test_other_lines_are_not_parsed():
 
 
 def test_summary_holds_no_tensor():
-    summary = a_run().close()
+    run = a_run()
+    forward = ForwardStatistics(expected=2)
+    record(forward, 2)
+    run.add(forward)
+    summary = run.close()
+    assert summary.sparse_calls == 2
     assert isinstance(summary, RunSummary)
     assert not any(isinstance(value, torch.Tensor) for value in vars(summary).values())

@@ -146,7 +146,6 @@ def test_budget_moves_density():
     assert capped.density() < densities[-1]
     assert capped.capped.any()
     assert make_plan(q, k, layout, Budget(top_p=0.05, floor=1.0)).density() == 1
-    # Key blocks that hold nothing may be off; every token pair is on.
 
 
 def test_batch_equals_its_rows_apart():
@@ -187,18 +186,51 @@ def test_warm_start_is_used(monkeypatch):
     assert counts == [8, 8, 2, 2]
 
 
+PAIR = (torch.zeros(1, 1, 4, 8), torch.zeros(1, 1, 4, 8))  # 256 bytes
+
+
 def test_cache_obeys_its_byte_budget():
-    pair = (torch.zeros(1, 1, 4, 8), torch.zeros(1, 1, 4, 8))  # 256 bytes
     cache = ClusterCache(max_bytes=600)
-    for key in "abab":
-        cache.put(key, pair)
-    assert (len(cache), cache.bytes) == (2, 512)
-    cache.get("a")
-    cache.put("c", pair)
-    assert cache.get("b") is None
-    assert cache.get("a") is not None
+    for key in "abababcd":
+        cache.put(key, PAIR)
+        assert cache.bytes == 256 * len(cache) <= 600
+    assert [cache.get(key) is not None for key in "abcd"] == [True, True, False, False]
+    assert cache.refused == 2
     cache.clear()
     assert (len(cache), cache.bytes) == (0, 0)
+
+
+def test_a_cycle_of_layers_that_does_not_fit_still_hits():
+    cache, hits = ClusterCache(max_bytes=10 * 256), 0
+    for _ in range(5):
+        for layer in range(12):
+            hits += cache.get(layer) is not None
+            cache.put(layer, PAIR)
+    assert hits == 4 * 10
+
+
+def test_pairs_that_nobody_asks_for_leave():
+    cache = ClusterCache(max_bytes=4 * 256)
+    for layer in range(4):
+        cache.put(("old", layer), PAIR)
+    for _ in range(9):
+        for layer in range(4):
+            cache.put(("new", layer), PAIR)
+    assert all(cache.get(("new", layer)) is not None for layer in range(4))
+
+
+def test_a_pair_larger_than_the_budget_is_not_kept():
+    cache = ClusterCache(max_bytes=100)
+    cache.put("a", PAIR)
+    assert (len(cache), cache.bytes) == (0, 0)
+
+
+def test_unknown_branches_start_cold_and_leave_nothing():
+    layout, cache = TokenLayout((6, 10, 10)), ClusterCache()
+    q = clustered()
+    plans = [make_plan(q, q, layout, cache=cache, branches=()) for _ in range(2)]
+    assert torch.equal(plans[0].keep, plans[1].keep)
+    assert len(cache) == 0
 
 
 def test_svg2_beats_random_blocks_at_equal_density():

@@ -42,12 +42,12 @@ def plan(
     video = slice(layout.prefix, layout.prefix + layout.video)
     q_video, k_video = q[:, :, video], k[:, :, video]
 
-    q_start, k_start = warm_start.load()
-    iterations = WARM_ITERATIONS
-    if q_start is None:
-        iterations = FIRST_ITERATIONS
-        q_start = sample_centroids(q_video, cluster_count(layout.video, QUERY_TOKENS_PER_CLUSTER))
-        k_start = sample_centroids(k_video, cluster_count(layout.video, KEY_TOKENS_PER_CLUSTER))
+    start = warm_start.load()
+    iterations = FIRST_ITERATIONS if start is None else WARM_ITERATIONS
+    q_start, k_start = start or (
+        sample_centroids(q_video, cluster_count(layout.video, QUERY_TOKENS_PER_CLUSTER)),
+        sample_centroids(k_video, cluster_count(layout.video, KEY_TOKENS_PER_CLUSTER)),
+    )
     query_clusters = kmeans_clusters(q_video, q_start, iterations, backend=backend)
     key_clusters = kmeans_clusters(k_video, k_start, iterations, backend=backend)
     warm_start.store(query_clusters.centroids, key_clusters.centroids)
