@@ -128,8 +128,6 @@ def _reference(q, k, v, queries, keys, keep, scale, return_lse):
 def _block_of_token(tokens: Tensor, offsets: Tensor, index: Tensor) -> Tensor:
     """int64 [B, H, N]: the block that holds each token, -1 for none."""
     position = torch.arange(tokens.shape[1], device=tokens.device, dtype=offsets.dtype)
-    block = torch.searchsorted(
-        offsets[:, 1:].contiguous(), position.expand(tokens.shape).contiguous(), right=True
-    )
+    block = torch.searchsorted(offsets[:, 1:].contiguous(), position.expand(tokens.shape).contiguous(), right=True)
     block = torch.where(block < offsets.shape[1] - 1, block, -1)
     return torch.zeros_like(block).scatter_(1, tokens.long(), block)[index]

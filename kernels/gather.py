@@ -52,9 +52,7 @@ def gather_chunks(
 
     Returns a contiguous [B, H, NC * CHUNK, D] of x's dtype; rows beyond a chunk's live ones are zero.
     """
-    return {"triton": _gather_op, "reference": _gather_reference}[backend](
-        x, tokens, index, chunk_start, chunk_live
-    )
+    return {"triton": _gather_op, "reference": _gather_reference}[backend](x, tokens, index, chunk_start, chunk_live)
 
 
 def chunk_lists(
@@ -71,9 +69,7 @@ def chunk_lists(
     return {"triton": _lists_op, "reference": _lists_reference}[backend](keep, chunk_block, chunk_live, index)
 
 
-def _gather_reference(
-    x: Tensor, tokens: Tensor, index: Tensor, chunk_start: Tensor, chunk_live: Tensor
-) -> Tensor:
+def _gather_reference(x: Tensor, tokens: Tensor, index: Tensor, chunk_start: Tensor, chunk_live: Tensor) -> Tensor:
     rows, capacity = chunk_start.shape
     lane = torch.arange(CHUNK, device=x.device)
     live = (lane < chunk_live[..., None]).view(rows, capacity * CHUNK)
@@ -95,9 +91,7 @@ def _gather_op(x: Tensor, tokens: Tensor, index: Tensor, chunk_start: Tensor, ch
     return launch_gather(x, tokens, index, chunk_start, chunk_live)
 
 
-def _lists_reference(
-    keep: Tensor, chunk_block: Tensor, chunk_live: Tensor, index: Tensor
-) -> tuple[Tensor, Tensor]:
+def _lists_reference(keep: Tensor, chunk_block: Tensor, chunk_live: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
     batch, heads, queries, _ = keep.shape
     capacity = chunk_block.shape[1]
     block = chunk_block.long()[index][:, :, None].expand(batch, heads, queries, capacity)
@@ -110,9 +104,7 @@ def _lists_reference(
     return entries[..., :capacity].contiguous(), kept.sum(3, dtype=torch.int32)
 
 
-def _lists_fake(
-    keep: Tensor, chunk_block: Tensor, chunk_live: Tensor, index: Tensor
-) -> tuple[Tensor, Tensor]:
+def _lists_fake(keep: Tensor, chunk_block: Tensor, chunk_live: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
     entries = keep.new_empty(*keep.shape[:3], chunk_block.shape[1], dtype=torch.int32)
     return entries, keep.new_empty(keep.shape[:3], dtype=torch.int32)
 

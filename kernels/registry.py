@@ -19,6 +19,8 @@ import torch
 NAMESPACE = "dit_accel"
 HALF = (torch.float16, torch.bfloat16)
 FLOATS = (*HALF, torch.float32)
+AMD = ("gfx90a", "gfx94", "gfx95", "gfx11", "gfx12")  # the generations with bf16 matrix instructions
+INTERPRETED = (torch.float16, torch.float32)  # the interpreter multiplies the bit patterns of bfloat16
 
 
 class Requirement(NamedTuple):
@@ -51,19 +53,15 @@ class Row(NamedTuple):
 
 
 def interpreted() -> bool:
-    """True when Triton runs its kernels in its Python interpreter (TRITON_INTERPRET, read as Triton reads
-    it)."""
+    """True when Triton runs in its Python interpreter (TRITON_INTERPRET, read as Triton reads it)."""
     return os.environ.get("TRITON_INTERPRET", "").lower() in ("1", "true", "on", "yes", "y")
 
 
 @functools.cache
 def triton_problem(device_type: str) -> str | None:
-    """Why Triton cannot run at all for tensors of this device type ("cuda", "cpu", ...), or None when it
-    can."""
+    """Why Triton cannot run at all on this device type ("cuda", "cpu", ...), or None when it can."""
     if importlib.util.find_spec("triton") is None:
-        return "triton is not installed" + (
-            " (pip install triton-windows)" if sys.platform == "win32" else ""
-        )
+        return "triton is not installed" + (" (pip install triton-windows)" if sys.platform == "win32" else "")
     if interpreted():
         return None
     if device_type != "cuda":
@@ -107,8 +105,7 @@ def nearest(table: Mapping[str, Any], name: str) -> Any:
 def why_not(
     operation: str, backend: str, *, device: torch.device | str, dtype: torch.dtype, head_dim: int | None
 ) -> str | None:
-    """Why `backend` cannot run `operation` on such tensors, or None when it can. Costs microseconds, never
-    syncs."""
+    """Why `backend` cannot run `operation` on such tensors, or None when it can. Never syncs."""
     device = torch.device(device)
     needs = REQUIREMENTS[operation][backend]
     dtypes = needs.dtypes
@@ -117,8 +114,11 @@ def why_not(
         if problem:
             return problem
         if interpreted():
-            dtypes = FLOATS if dtypes == HALF else dtypes
-        elif not torch.version.hip and torch.cuda.get_device_capability(device) < needs.capability:
+            dtypes = INTERPRETED if dtypes == HALF else dtypes
+        elif torch.version.hip:
+            if not architecture(device).startswith(AMD):
+                return f"AMD {architecture(device)} is not supported"
+        elif torch.cuda.get_device_capability(device) < needs.capability:
             return "GPU older than sm_{}{}".format(*needs.capability)
     if dtypes is not None and dtype not in dtypes:
         return f"dtype {str(dtype).removeprefix('torch.')} is not supported"
@@ -136,8 +136,7 @@ def choose(
 
 
 def operations(device: torch.device | str) -> list[Row]:
-    """Every operation and backend, with its usability on `device` at the dtype and head dimension it likes
-    best."""
+    """Whether each operation and backend is usable on `device`, at a dtype and head dimension it takes."""
     rows = []
     for operation, backends in REQUIREMENTS.items():
         for backend, needs in backends.items():

@@ -29,7 +29,7 @@ def select_blocks(
 
     Returns keep bool [B, H, Q, C] and capped bool [B, H, Q], true where the cap removed something.
     """
-    # Rounding, because 0.1 * 30 is a little more than 3 and must not make the floor 4.
+    # Rounding, because 0.07 * 100 is a little more than 7 and must not make the floor 8.
     rank = max(1, math.ceil(round(floor * scores.shape[-1], 6)))
     # A sum of scores can fall short of 1, and "keep everything" must not depend on that: no mass reaches
     # infinity.
@@ -40,8 +40,7 @@ def select_blocks(
 
 
 def _threshold(bits: Tensor, weights: Tensor, target: Tensor | float) -> Tensor:
-    """Per row the highest t in [0, max(bits)] with sum(weights[bits >= t]) >= target; 0 when no t reaches
-    it."""
+    """Per row the highest t in [0, max(bits)] with sum(weights[bits >= t]) >= target, or 0 without one."""
     low = torch.zeros_like(bits[..., :1])
     high = bits.amax(-1, keepdim=True).clamp(min=0) + 1
     for _ in range(31):
@@ -75,18 +74,12 @@ def _select_reference(
     return keep, keep.sum(-1) < wanted.sum(-1)
 
 
-def _select_fake(
-    scores: Tensor, sizes: Tensor, target: float, rank: int, max_density: float
-) -> tuple[Tensor, Tensor]:
-    return scores.new_empty(scores.shape, dtype=torch.bool), scores.new_empty(
-        scores.shape[:3], dtype=torch.bool
-    )
+def _select_fake(scores: Tensor, sizes: Tensor, target: float, rank: int, max_density: float) -> tuple[Tensor, Tensor]:
+    return scores.new_empty(scores.shape, dtype=torch.bool), scores.new_empty(scores.shape[:3], dtype=torch.bool)
 
 
 @registry.custom_op("select_blocks", _select_fake)
-def _select_op(
-    scores: Tensor, sizes: Tensor, target: float, rank: int, max_density: float
-) -> tuple[Tensor, Tensor]:
+def _select_op(scores: Tensor, sizes: Tensor, target: float, rank: int, max_density: float) -> tuple[Tensor, Tensor]:
     from .triton_top_p import launch_select
 
     return launch_select(scores, sizes, target, rank, max_density)

@@ -26,14 +26,14 @@ class Config(NamedTuple):
 # By head dimension, then by chip. Chosen by what compiles without spills within shared memory.
 CONFIGS = {
     128: {
-        "sm_80": Config(128, 64, 8, 2),
-        "sm_86": Config(64, 64, 4, 2),
-        "sm_89": Config(64, 64, 4, 2),
+        "sm_80": Config(128, 32, 8, 3),
+        "sm_86": Config(128, 32, 8, 3),
+        "sm_89": Config(128, 32, 8, 3),
         "sm_90": Config(128, 64, 8, 3),
         "sm_100": Config(128, 128, 8, 2),
-        "sm_120": Config(64, 64, 4, 2),
+        "sm_120": Config(128, 32, 8, 3),
         "gfx942": Config(128, 64, 4, 1),
-        "gfx1100": Config(64, 32, 4, 1),
+        "gfx1100": Config(64, 32, 8, 1),
         "gfx1201": Config(64, 32, 4, 1),
         "interpreter": Config(32, 32, 4, 1),
     },
@@ -45,7 +45,7 @@ CONFIGS = {
         "sm_100": Config(128, 128, 8, 2),
         "sm_120": Config(128, 64, 8, 2),
         "gfx942": Config(128, 64, 4, 1),
-        "gfx1100": Config(64, 64, 4, 1),
+        "gfx1100": Config(128, 32, 8, 1),
         "gfx1201": Config(64, 64, 4, 1),
         "interpreter": Config(32, 32, 4, 1),
     },
@@ -187,10 +187,11 @@ def _attend(
         acc = tl.dot(weights.to(values.dtype), values, acc * shrink[:, None])
         top = new_top
 
-    # Without any key the sum is 0: divide by 1, and log2(0) makes the log-sum-exp -inf.
-    result = acc / tl.where(total > 0, total, 1.0)[:, None]
+    # Without any key the sum is 0: divide by 1, and top, still -inf, is the log-sum-exp.
+    total = tl.where(total > 0, total, 1.0)
+    result = acc / total[:, None]
     target = ((batch * length + token) * heads + head) * DIM
     tl.store(out + target[:, None] + dim[None, :], result.to(out.dtype.element_ty), mask=live_row[:, None])
     if LSE:
-        natural = tl.where(total > 0, (top + tl.log2(total)) * 0.6931471805599453, float("-inf"))
+        natural = (top + tl.log2(total)) * 0.6931471805599453
         tl.store(lse + pair * length + token, natural, mask=live_row)

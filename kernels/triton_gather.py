@@ -13,9 +13,7 @@ ROWS = 64  # rows copied by one program
 LIST_TILE = 1024  # chunk ids looked at in one step
 
 
-def launch_gather(
-    x: Tensor, tokens: Tensor, index: Tensor, chunk_start: Tensor, chunk_live: Tensor
-) -> Tensor:
+def launch_gather(x: Tensor, tokens: Tensor, index: Tensor, chunk_start: Tensor, chunk_live: Tensor) -> Tensor:
     """See gather.gather_chunks."""
     batch, heads, _, dim = x.shape
     capacity = chunk_start.shape[1]
@@ -39,9 +37,7 @@ def launch_gather(
     return out
 
 
-def launch_lists(
-    keep: Tensor, chunk_block: Tensor, chunk_live: Tensor, index: Tensor
-) -> tuple[Tensor, Tensor]:
+def launch_lists(keep: Tensor, chunk_block: Tensor, chunk_live: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
     """See gather.chunk_lists."""
     batch, heads, queries, _ = keep.shape
     capacity = chunk_block.shape[1]

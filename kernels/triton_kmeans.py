@@ -99,9 +99,7 @@ def _assign(
     dim = tl.arange(0, DIM)
     source = x + (pair // heads) * x_batch + (pair % heads) * x_head
     inside = token < tokens
-    rows = tl.load(
-        source + token.to(tl.int64)[:, None] * x_token + dim[None, :], mask=inside[:, None], other=0.0
-    )
+    rows = tl.load(source + token.to(tl.int64)[:, None] * x_token + dim[None, :], mask=inside[:, None], other=0.0)
 
     # One running best per tile column; comparing columns once at the end spares a reduction per tile. Only a
     # strictly better score replaces, and the lowest index wins at the end, so ties go to the lowest index
@@ -155,9 +153,9 @@ def _update(
         position = first + tl.arange(0, ROWS)
         member = position < end
         token = tl.load(order + pair * tokens + position, mask=member, other=0).to(tl.int64)
-        total += tl.load(
-            source + token[:, None] * x_token + dim[None, :], mask=member[:, None], other=0.0
-        ).to(tl.float32)
+        total += tl.load(source + token[:, None] * x_token + dim[None, :], mask=member[:, None], other=0.0).to(
+            tl.float32
+        )
     target = (pair * clusters + cluster) * DIM + dim
     mean = tl.sum(total, axis=0) / tl.maximum(end - start, 1).to(tl.float32)
     kept = tl.load(previous + target).to(tl.float32)

@@ -8,9 +8,7 @@ import triton.language as tl
 from torch import Tensor
 
 
-def launch_select(
-    scores: Tensor, sizes: Tensor, target: float, rank: int, max_density: float
-) -> tuple[Tensor, Tensor]:
+def launch_select(scores: Tensor, sizes: Tensor, target: float, rank: int, max_density: float) -> tuple[Tensor, Tensor]:
     """See top_p.select_blocks."""
     batch, heads, queries, blocks = scores.shape
     scores = scores.contiguous()

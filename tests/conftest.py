@@ -24,7 +24,7 @@ def pytest_runtest_makereport(item, call):
     """Under CI a skipped test of the real thing is a failure."""
     report = yield
     folder = item.path.relative_to(ROOT).parts[1]
-    if report.skipped and os.environ.get("CI") and folder in ("comfy", "server", "browser"):
+    if report.skipped and os.environ.get("CI") and folder in ("comfy", "server", "browser", "slow"):
         report.outcome = "failed"
         report.longrepr = f"skipped under CI: {report.longrepr}"
     return report

@@ -2,14 +2,11 @@
 
 import ast
 import importlib
-import weakref
 from pathlib import Path
 
 import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 from dit_accel.accel.attention import executor
 from dit_accel.accel.attention.budget import PRESETS
@@ -18,42 +15,12 @@ from dit_accel.accel.attention.planners import svg2
 from dit_accel.accel.attention.state import ClusterCache, WarmStart
 from dit_accel.accel.attention.statistics import ForwardStatistics, Stopwatch
 from dit_accel.kernels import block_sparse_attention, gather, kmeans, registry, top_p
+from dit_accel.tests.support.memory import LiveMemory
 
 ROOT = Path(__file__).resolve().parents[2]
 # Wan 2.1 14B, 720p, 81 frames.
 LAYOUT = TokenLayout((21, 45, 80))
 HEADS, DIM = 40, 128
-
-
-class LiveMemory(TorchDispatchMode):
-    """Bytes of the storages that are alive, and their peak; those of `inputs` do not count."""
-
-    def __init__(self, *inputs: torch.Tensor) -> None:
-        super().__init__()
-        self.live = 0
-        self.peak = 0
-        self._known = {tensor.untyped_storage()._cdata for tensor in inputs}
-
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        out = function(*args, **(kwargs or {}))
-        for tensor in tree_leaves(out):
-            if isinstance(tensor, torch.Tensor):
-                self._add(tensor.untyped_storage())
-        return out
-
-    def _add(self, storage) -> None:
-        key, size = storage._cdata, storage.nbytes()
-        if key in self._known:
-            return
-        self._known.add(key)
-        self.live += size
-        self.peak = max(self.peak, self.live)
-
-        def gone():
-            self._known.discard(key)
-            self.live -= size
-
-        weakref.finalize(storage, gone)
 
 
 class NoKernel:

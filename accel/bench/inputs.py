@@ -1,0 +1,96 @@
+"""Attention inputs from real video: what a frame looks like decides q, k and v, not a random generator."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from .clip import FRAMES, read_frames
+
+# Wan at 720p and 81 frames: 21 x 45 x 80 tokens. Other lengths keep these proportions.
+FULL_GRID = (21, 45, 80)
+PATCH = 16
+FEATURES = 512
+ROPE_BASE = 10_000.0
+# Query and key length after their norm: trained models learn norm weights above one, and with them sharp maps.
+QUERY_KEY_NORM = 1.6
+
+
+class Inputs(NamedTuple):
+    """q, k, v: fp32 [1, H, N, D], N = T * H * W of grid, in raster order. sha256: of the three tensors' bytes."""
+
+    q: Tensor
+    k: Tensor
+    v: Tensor
+    grid: tuple[int, int, int]
+    sha256: str
+
+
+def grid_for(tokens: int) -> tuple[int, int, int]:
+    """The (T, H, W) of Wan's proportions whose product is near `tokens`; every token has pixels of its own.
+
+    Raises ValueError when the clip has too few frames for that.
+    """
+    side = (tokens / math.prod(FULL_GRID)) ** (1 / 3)
+    t, h, w = (max(1, round(side * size)) for size in FULL_GRID)
+    if t > FRAMES:
+        raise ValueError(f"tokens: {tokens} would need {t} frames, the clip has {FRAMES}")
+    return t, h, w
+
+
+def video_inputs(clip: Path, tokens: int, heads: int, head_dim: int, seed: int = 0) -> Inputs:
+    """About `tokens` tokens of the clip: 16 x 16 pixel patches of frames spread over it, standardised, sent
+    through a fixed random layer and three fixed random projections, with a norm and rotary positions on q and
+    k as a video transformer has them.
+
+    Queries and keys share half of their projection: like attends to like, as in trained models.
+    """
+    t, h, w = grid_for(tokens)
+    frames = read_frames(clip, [index * FRAMES // t for index in range(t)], h * PATCH, w * PATCH)
+    patches = torch.nn.functional.pixel_unshuffle(frames, PATCH).permute(0, 2, 3, 1).reshape(t * h * w, -1)
+    patches = (patches - patches.mean(0)) / patches.std(0)
+
+    generator = torch.Generator().manual_seed(seed)
+
+    def project(x: Tensor, width: int) -> Tensor:
+        weight = torch.randn(x.shape[-1], width, generator=generator)
+        return x @ weight * x.shape[-1] ** -0.5
+
+    features = torch.nn.functional.gelu(project(patches, FEATURES))
+    shared, q, k, v = (project(features, heads * head_dim) for _ in range(4))
+    q, k, v = (x.view(t * h * w, heads, head_dim).transpose(0, 1)[None] for x in (q + shared, k + shared, v))
+    angles = _angles((t, h, w), head_dim)
+    q, k = (_rotate(_normalise(x), angles).contiguous() for x in (q, k))
+    v = v.contiguous()
+    digest = hashlib.sha256()
+    for x in (q, k, v):
+        digest.update(x.numpy().tobytes())
+    return Inputs(q, k, v, (t, h, w), digest.hexdigest())
+
+
+def _normalise(x: Tensor) -> Tensor:
+    return x * x.square().mean(-1, keepdim=True).rsqrt() * QUERY_KEY_NORM
+
+
+def _angles(grid: tuple[int, int, int], head_dim: int) -> Tensor:
+    """Rotary angles [N, head_dim / 2] of a raster: the pairs are split over time, height and width as in Wan."""
+    pairs = head_dim // 2
+    spatial = pairs // 3
+    parts = []
+    for axis, size, count in zip(range(3), grid, (pairs - 2 * spatial, spatial, spatial), strict=True):
+        frequencies = ROPE_BASE ** (-torch.arange(count) / count)
+        shape = [1, 1, 1, count]
+        shape[axis] = size
+        parts.append((torch.arange(size)[:, None] * frequencies).view(shape).expand(*grid, count))
+    return torch.cat(parts, dim=-1).reshape(-1, pairs)
+
+
+def _rotate(x: Tensor, angles: Tensor) -> Tensor:
+    even, odd = x.unflatten(-1, (-1, 2)).unbind(-1)
+    cos, sin = angles.cos(), angles.sin()
+    return torch.stack([even * cos - odd * sin, even * sin + odd * cos], dim=-1).flatten(-2)

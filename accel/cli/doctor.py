@@ -1,0 +1,104 @@
+"""`dit-accel doctor`: what was found on this machine, and which operation runs on which backend."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.metadata
+import os
+import platform
+import re
+import shutil
+import sys
+import sysconfig
+from pathlib import Path
+
+from ..comfy.server import find_comfyui
+from .table import table
+
+PACK = Path(__file__).parents[2]
+
+
+def run(options: argparse.Namespace) -> int:
+    """Prints the report; always 0, since nothing that it can find is an error."""
+    facts = [
+        ("pack", f"{PACK} (version {_version('dit-accel') or 'not installed with pip'})"),
+        ("python", f"{platform.python_version()}, {sys.executable}"),
+        ("torch", _version("torch") or "not installed: ComfyUI's requirements bring it"),
+        ("triton", _version("triton") or _version("triton-windows") or "not installed"),
+        ("C compiler", _compiler() or "none found: Triton needs one on Linux (install gcc)"),
+        ("Python.h", _headers() or "none found: Triton needs it on Linux (install python3-dev)"),
+        ("GPU", _gpu()),
+        *_comfyui_facts(),
+    ]
+    width = max(len(name) for name, _ in facts)
+    lines = [f"{name:<{width}}  {value}" for name, value in facts]
+    if _version("torch"):
+        lines += ["", _operations()]
+    print("\n".join(lines))
+    return 0
+
+
+def comfyui_version(comfyui: Path) -> str:
+    """The version that a ComfyUI folder states, or `unknown version`."""
+    file = comfyui / "comfyui_version.py"
+    match = re.search(r'__version__ = "([^"]+)"', file.read_text("utf-8")) if file.is_file() else None
+    return match[1] if match else "unknown version"
+
+
+def _version(distribution: str) -> str | None:
+    try:
+        return importlib.metadata.version(distribution)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _compiler() -> str | None:
+    candidates = [os.environ.get("CC"), "cc", "gcc", "clang", "cl"]
+    return next((path for name in candidates if name and (path := shutil.which(name))), None)
+
+
+def _headers() -> str | None:
+    header = Path(sysconfig.get_path("include"), "Python.h")
+    return str(header) if header.is_file() else None
+
+
+def _gpu() -> str:
+    if not _version("torch"):
+        return "unknown without torch"
+    import torch
+
+    if not torch.cuda.is_available():
+        return "none that torch can use: attention runs dense, or with fallback `reference`"
+    toolkit = f"ROCm {torch.version.hip}" if torch.version.hip else f"CUDA {torch.version.cuda}"
+    names = []
+    for index in range(torch.cuda.device_count()):
+        properties = torch.cuda.get_device_properties(index)
+        names.append(
+            f"{properties.name}, capability {properties.major}.{properties.minor}, "
+            f"{properties.total_memory / 2**30:.0f} GiB"
+        )
+    return f"{'; '.join(names)} ({toolkit})"
+
+
+def _comfyui_facts() -> list[tuple[str, str]]:
+    comfyui = find_comfyui()
+    if comfyui is None:
+        return [("ComfyUI", "not found: set COMFYUI_PATH, or put one at ~/comfy/ComfyUI")]
+    links = [path for path in (comfyui / "custom_nodes").glob("*") if path.resolve() == PACK.resolve()]
+    return [
+        ("ComfyUI", f"{comfyui} ({comfyui_version(comfyui)})"),
+        ("custom_nodes", f"holds this pack as {links[0].name}" if links else "does not hold this pack"),
+    ]
+
+
+def _operations() -> str:
+    import torch
+
+    from ...kernels import registry
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    rows = [
+        (row.operation, row.backend, "yes" if row.usable else f"no: {row.reason}")
+        for row in registry.operations(device)
+    ]
+    return table(("operation", "backend", f"usable on {device}"), rows)

@@ -1,0 +1,82 @@
+"""`dit-accel`: the entry point. Commands import what they need when they run, so that --help is instant."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from . import Problem
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command line `arguments` (default: the process's) and returns its exit status."""
+    options = _parser().parse_args(arguments)
+    try:
+        return options.run(options)
+    except Problem as problem:
+        print(f"dit-accel: {problem}", file=sys.stderr)
+        return 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="dit-accel", description="Sparse attention for video diffusion transformers in ComfyUI."
+    )
+    commands = parser.add_subparsers(required=True, metavar="command")
+
+    doctor = commands.add_parser("doctor", help="what was found here, and what runs on it")
+    doctor.set_defaults(run=_doctor)
+
+    demo = commands.add_parser("demo", help="one graph in a headless ComfyUI, dense and sparse, on real frames")
+    demo.add_argument("--output", type=Path, default=Path("dit-accel-demo"), help="folder for the results")
+    demo.add_argument("--frames", type=_positive, default=13, help="frames of the clip, at most 66 (default 13)")
+    demo.add_argument("--width", type=_positive, default=256, help="picture width in pixels (default 256)")
+    demo.add_argument("--steps", type=_positive, default=3, help="sampling steps (default 3)")
+    demo.add_argument("--top-p", type=float, default=0.9, help="attention mass to keep, 0.05 to 1 (default 0.9)")
+    demo.set_defaults(run=_demo)
+
+    bench = commands.add_parser("bench", help="tables of times and errors")
+    subjects = bench.add_subparsers(required=True, metavar="subject")
+    attention = subjects.add_parser("attention", help="sparse attention beside dense attention")
+    attention.add_argument(
+        "--tokens", type=_positive, nargs="+", default=[1024, 4096], help="sequence lengths, met approximately"
+    )
+    attention.add_argument("--heads", type=_positive, default=2)
+    attention.add_argument("--head-dim", type=int, choices=(64, 128), default=128)
+    attention.add_argument("--pattern", nargs="+", default=None, help="patterns (default: all)")
+    attention.add_argument("--top-p", type=float, default=0.9, help="attention mass to keep (default 0.9)")
+    attention.add_argument("--repeats", type=_positive, default=5, help="timed runs; the median is shown")
+    attention.add_argument("--json", type=Path, help="write the rows, the inputs' hashes and the machine here")
+    attention.set_defaults(run=_bench_attention)
+    return parser
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"expected 1 or more, found {value}")
+    return value
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    from .doctor import run
+
+    return run(options)
+
+
+def _demo(options: argparse.Namespace) -> int:
+    from .demo import run
+
+    return run(options)
+
+
+def _bench_attention(options: argparse.Namespace) -> int:
+    from .bench import run
+
+    return run(options)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,168 @@
+"""What a person sees of our nodes in the frontend."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.browser
+
+WORKFLOW = Path(__file__).parents[2] / "workflows" / "wan2.1_t2v_sparse_attention.json"
+BUDGET = "Attention Budget (DiT Accel)"
+SPARSE = "Sparse Attention (DiT Accel)"
+
+
+def add_through_search(page, title: str, x: int = 700, y: int = 300) -> None:
+    open_search(page, x, y)
+    page.keyboard.type(title)
+    page.get_by_test_id("result-item").filter(has_text=title).first.wait_for()
+    page.keyboard.press("Enter")
+    page.wait_for_function("app.graph.nodes.length > 0")
+    page.wait_for_timeout(300)
+    # The node hangs at the pointer until it is placed.
+    page.mouse.click(x, y)
+    page.wait_for_timeout(500)
+
+
+def open_search(page, x: int, y: int) -> None:
+    # A busy machine can tear a double click apart into two clicks.
+    for _ in range(4):
+        page.mouse.dblclick(x, y)
+        page.wait_for_timeout(1000)
+        if page.locator("input:focus").count():
+            return
+    raise AssertionError("a double click on the canvas opens no node search")
+
+
+def values(page) -> dict:
+    return page.evaluate(
+        """() => {
+            const node = app.graph.nodes.find((n) => n.type === "DitAccelBudget");
+            return Object.fromEntries(node.widgets.map((w) => [w.name, w.value]));
+        }"""
+    )
+
+
+def widget_place(page, name: str) -> tuple[float, float]:
+    """Where a widget of the budget node is on the screen."""
+    return page.evaluate(
+        """(name) => {
+            const node = app.graph.nodes.find((n) => n.type === "DitAccelBudget");
+            const widget = node.widgets.find((w) => w.name === name);
+            return app.canvasPosToClientPos([node.pos[0] + node.size[0] / 2, node.pos[1] + widget.last_y + 10]);
+        }""",
+        name,
+    )
+
+
+def type_into(page, name: str, text: str) -> None:
+    page.mouse.dblclick(*widget_place(page, name))
+    field = page.locator(".graphdialog input")
+    field.fill(text)
+    field.press("Enter")
+    page.wait_for_timeout(300)
+
+
+def choose(page, name: str, value: str) -> None:
+    page.mouse.click(*widget_place(page, name))
+    page.locator(".litecontextmenu .litemenu-entry", has_text=value).first.click()
+    page.wait_for_timeout(300)
+
+
+@pytest.mark.parametrize("title", [BUDGET, SPARSE])
+def test_a_node_is_found_and_added_and_its_help_opens(page, title):
+    add_through_search(page, title)
+    assert page.evaluate("app.graph.nodes.map((n) => n.title)") == [title]
+    page.get_by_test_id("info-button").click()
+    heading = page.get_by_role("heading", name=title, level=1)
+    heading.wait_for(timeout=10_000)
+    assert page.get_by_text("Has no effect yet").first.is_visible()
+
+
+def test_a_new_budget_shows_the_numbers_of_its_preset(page):
+    add_through_search(page, BUDGET)
+    assert values(page)["preset"] == "auto"
+    assert values(page)["floor"] == 0.1
+
+
+@pytest.mark.parametrize(("name", "text", "value"), [("top_p", "0.55", 0.55), ("dense_blocks", "0, 3", "0, 3")])
+def test_editing_a_number_switches_the_preset_to_custom(page, name, text, value):
+    add_through_search(page, BUDGET)
+    before = values(page)
+    type_into(page, name, text)
+    assert values(page) == {**before, name: value, "preset": "custom"}
+
+
+def test_editing_a_number_in_the_vue_renderer_switches_the_preset_too(page):
+    page.evaluate("app.extensionManager.setting.set('Comfy.VueNodes.Enabled', true)")
+    try:
+        add_through_search(page, BUDGET)
+        before = values(page)
+        field = page.locator("[data-node-id]").get_by_role("spinbutton").first
+        field.fill("0.55")
+        field.press("Enter")
+        page.wait_for_timeout(300)
+        assert values(page) == {**before, "top_p": 0.55, "preset": "custom"}
+    finally:
+        page.evaluate("app.extensionManager.setting.set('Comfy.VueNodes.Enabled', false)")
+
+
+def test_confirming_a_number_unchanged_keeps_the_preset(page):
+    add_through_search(page, BUDGET)
+    before = values(page)
+    type_into(page, "top_p", "0.9")
+    assert values(page) == before
+
+
+def test_choosing_a_preset_shows_its_numbers(page):
+    add_through_search(page, BUDGET)
+    type_into(page, "top_p", "0.55")
+    choose(page, "preset", "turbo")
+    assert values(page) == {
+        "preset": "turbo",
+        "top_p": 0.7,
+        "floor": 0.03,
+        "max_density": 1,
+        "dense_first": 0.3,
+        "dense_last": 0,
+        "dense_blocks": "0",
+        "min_tokens": 12288,
+    }
+
+
+def test_loading_a_saved_workflow_changes_nothing(page):
+    """A preset whose saved numbers differ from ours, as an older version may have left it."""
+    saved = json.loads(WORKFLOW.read_text("utf-8"))
+    (budget,) = (node for node in saved["nodes"] if node["type"] == "DitAccelBudget")
+    budget["widgets_values"] = ["balanced", 0.61, 0.2, 0.9, 0.1, 0.1, "2", 5]
+    budget.pop("widgets_values_named", None)
+    page.evaluate("(workflow) => app.loadGraphData(workflow)", saved)
+    page.wait_for_timeout(500)
+    assert list(values(page).values()) == budget["widgets_values"]
+
+
+def test_the_example_workflow_opens_and_queues_a_valid_prompt(page, server):
+    saved = json.loads(WORKFLOW.read_text("utf-8"))
+    page.evaluate("(workflow) => app.loadGraphData(workflow)", saved)
+    page.wait_for_timeout(1000)
+    types = sorted(page.evaluate("app.graph.nodes.map((n) => n.type)"))
+    assert types == sorted(node["type"] for node in saved["nodes"])
+    assert page.get_by_text("errors found").count() == 0
+    with page.expect_response(lambda r: r.url.endswith("/prompt") and r.request.method == "POST") as sent:
+        page.get_by_test_id("queue-button").click()
+    answer = sent.value.json()
+    server.cancel(answer["prompt_id"])
+    assert sent.value.status == 200
+    assert answer["node_errors"] == {}
+
+
+def test_the_example_is_in_the_template_browser(server):
+    names = [name for group in server.request("/workflow_templates").values() for name in group]
+    assert WORKFLOW.stem in names
+
+
+def test_the_example_says_which_pack_its_nodes_come_from():
+    nodes = json.loads(WORKFLOW.read_text("utf-8"))["nodes"]
+    ours = [node for node in nodes if node["type"].startswith("DitAccel")]
+    assert len(ours) == 2
+    assert all(node["properties"]["cnr_id"] == "dit-accel" and node["properties"]["ver"] for node in ours)

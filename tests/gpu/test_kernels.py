@@ -1,0 +1,176 @@
+"""Every operation on a GPU: the reference's answers at real sizes, no host sync, bounded memory."""
+
+import pytest
+import torch
+
+from dit_accel.kernels import kmeans
+from dit_accel.kernels.block_sparse_attention import block_sparse_attention
+from dit_accel.kernels.gather import chunk_layout, chunk_lists, gather_chunks
+from dit_accel.kernels.top_p import select_blocks
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU"),
+]
+
+SIZES = [  # heads, tokens, query blocks, key blocks
+    pytest.param(3, 333, 7, 12, id="333"),
+    pytest.param(4, 9_999, 40, 130, id="9999"),
+    pytest.param(2, 75_600, 300, 1000, id="75600"),
+]
+DTYPES = [torch.float16, torch.bfloat16]
+
+
+def offsets_of(random, rows, blocks, length):
+    """Uneven blocks: cuts drawn anywhere, so sizes 0 and 1 occur."""
+    cuts = torch.randint(0, length + 1, (rows, blocks - 1), generator=random, device="cuda").sort(-1).values
+    return torch.nn.functional.pad(torch.nn.functional.pad(cuts, (1, 0)), (0, 1), value=length).int()
+
+
+def problem(heads, length, query_blocks, key_blocks, dim, dtype, *, batch=1, density=0.3):
+    """q, k, v as ComfyUI hands them over ([B, N, H * D] in memory) and a plan with an order per head."""
+    random = torch.Generator("cuda").manual_seed(0)
+    q, k, v = (
+        torch.randn(batch, length, heads, dim, generator=random, device="cuda", dtype=dtype).transpose(1, 2)
+        for _ in range(3)
+    )
+    rows = batch * heads
+    shape = (batch, heads, query_blocks, key_blocks)
+
+    def order():
+        return torch.rand(rows, length, generator=random, device="cuda").argsort(-1).int()
+
+    index = torch.arange(rows, device="cuda", dtype=torch.int32).view(batch, heads)
+    plan = {
+        "query_tokens": order(),
+        "query_offsets": offsets_of(random, rows, query_blocks, length),
+        "query_index": index,
+        "key_tokens": order(),
+        "key_offsets": offsets_of(random, rows, key_blocks, length),
+        "key_index": index,
+        "keep": torch.rand(shape, generator=random, device="cuda") < density,
+    }
+    return (q, k, v), plan
+
+
+@pytest.mark.parametrize("dim", [64, 128])
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("heads", "length", "query_blocks", "key_blocks"), SIZES)
+def test_attention_is_as_exact_as_plain_half_precision(heads, length, query_blocks, key_blocks, dim, dtype):
+    (q, k, v), plan = problem(heads, length, query_blocks, key_blocks, dim, dtype)
+    scale = dim**-0.5
+    out, lse = block_sparse_attention(q, k, v, **plan, scale=scale, return_lse=True, backend="triton")
+    exact, exact_lse = block_sparse_attention(
+        q.float(), k.float(), v.float(), **plan, scale=scale, return_lse=True, backend="reference"
+    )
+    # The yardstick is what plain 16-bit attention loses against fp32 where everything is kept.
+    some = slice(0, 2048)
+    plain = torch.nn.functional.scaled_dot_product_attention(q[:, :, some], k, v, scale=scale).float()
+    full = torch.nn.functional.scaled_dot_product_attention(q[:, :, some].float(), k.float(), v.float(), scale=scale)
+    allowed = 2 * (plain - full).norm() / full.norm()
+    assert (out.float() - exact).norm() / exact.norm() <= allowed
+    seen = exact_lse > -torch.inf
+    assert torch.equal(lse > -torch.inf, seen)
+    torch.testing.assert_close(lse[seen], exact_lse[seen], atol=2e-3, rtol=0)
+
+
+def test_attention_with_a_batch_contiguous_inputs_and_a_shared_keep():
+    (q, k, v), plan = problem(3, 5_000, 20, 64, 128, torch.bfloat16, batch=2)
+    plan["keep"] = plan["keep"][:1, :1].expand_as(plan["keep"])
+    q, k, v = q.contiguous(), k.contiguous(), v.contiguous()
+    out, lse = block_sparse_attention(q, k, v, **plan, scale=0.1, backend="triton")
+    exact, _ = block_sparse_attention(q.float(), k.float(), v.float(), **plan, scale=0.1, backend="reference")
+    assert lse is None and out.transpose(1, 2).is_contiguous()
+    assert (out.float() - exact).norm() <= 5e-3 * exact.norm()
+
+
+@pytest.mark.parametrize("dim", [64, 128])
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("heads", "length", "query_blocks", "key_blocks"), SIZES)
+def test_gathering_and_lists_equal_the_reference(heads, length, query_blocks, key_blocks, dim, dtype):
+    (_, k, _), plan = problem(heads, length, query_blocks, key_blocks, dim, dtype)
+    block, start, live = chunk_layout(plan["key_offsets"], length)
+    tokens, index = plan["key_tokens"], plan["key_index"]
+    gathered = [gather_chunks(k, tokens, index, start, live, backend=backend) for backend in ("triton", "reference")]
+    assert torch.equal(*gathered)
+    (entries, counts), (expected, expected_counts) = (
+        chunk_lists(plan["keep"], block, live, index, backend=backend) for backend in ("triton", "reference")
+    )
+    assert torch.equal(counts, expected_counts)
+    listed = torch.arange(entries.shape[-1], device="cuda") < counts[..., None]
+    assert torch.equal(torch.where(listed, entries, 0), torch.where(listed, expected, 0))
+
+
+@pytest.mark.parametrize("dim", [64, 128])
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("heads", "length", "query_blocks", "key_blocks"), SIZES)
+def test_kmeans_equals_the_reference(heads, length, query_blocks, key_blocks, dim, dtype):
+    (x, _, _), _ = problem(heads, length, query_blocks, key_blocks, dim, dtype)
+    centroids = x[:, :, :key_blocks].contiguous()
+    labels = kmeans.assign(x, centroids, backend="triton")
+    expected = kmeans.assign(x, centroids, backend="reference")
+    # Sums in another order may decide a near tie differently; then both centroids are equally near.
+    assert (labels == expected).float().mean() > 0.999
+    chosen, best = (
+        torch.gather(centroids.float(), 2, choice.long()[..., None].expand_as(x)).sub_(x.float()).norm(dim=-1)
+        for choice in (labels, expected)
+    )
+    torch.testing.assert_close(chosen, best, atol=1e-3, rtol=1e-4)
+
+    ordered, order = labels.sort(dim=-1, stable=True)
+    bounds = torch.arange(key_blocks + 1, device="cuda", dtype=torch.int32)
+    bounds = bounds.expand(1, heads, -1).contiguous()
+    offsets = torch.searchsorted(ordered, bounds, out_int32=True)
+    means = kmeans.update(x, order, offsets, centroids, backend="triton")
+    reference = kmeans.update(x, order, offsets, centroids, backend="reference")
+    torch.testing.assert_close(means, reference)
+    assert torch.equal(means, kmeans.update(x, order, offsets, centroids, backend="triton"))
+
+
+@pytest.mark.parametrize("blocks", [13, 1000, 16_384])
+@pytest.mark.parametrize(("top_p", "floor", "max_density"), [(0.9, 0.05, 1.0), (0.5, 0.0, 0.1), (1.0, 0.0, 0.5)])
+def test_selection_equals_the_reference(blocks, top_p, floor, max_density):
+    random = torch.Generator("cuda").manual_seed(0)
+    sizes = torch.randint(0, 100, (1, 4, blocks), generator=random, device="cuda").int()
+    logits = 2 * torch.randn(1, 4, 50, blocks, generator=random, device="cuda") + sizes[:, :, None].log()
+    scores = logits.softmax(-1)
+    (keep, capped), (expected, expected_capped) = (
+        select_blocks(scores, sizes, top_p=top_p, floor=floor, max_density=max_density, backend=backend)
+        for backend in ("triton", "reference")
+    )
+    # Sums in another order may move the threshold by the one block that reaches the mass.
+    assert ((keep != expected).sum(-1) <= 1).all() and (keep == expected).float().mean() > 0.999
+    assert torch.equal(capped, expected_capped)
+
+
+def test_no_host_sync():
+    (q, k, v), plan = problem(4, 9_999, 40, 130, 128, torch.bfloat16)
+    order = plan["key_tokens"][None]
+    offsets = plan["key_offsets"][None]
+    sizes = offsets.diff(dim=-1)
+    scores = torch.rand(1, 4, 40, 130, device="cuda")
+
+    def everything():
+        block_sparse_attention(q, k, v, **plan, scale=0.1, return_lse=True, backend="triton")
+        centroids = kmeans.update(k, order, offsets, k[:, :, :130].contiguous(), backend="triton")
+        kmeans.assign(k, centroids, backend="triton")
+        select_blocks(scores, sizes, top_p=0.9, floor=0.1, max_density=0.5, backend="triton")
+
+    everything()  # compiles
+    torch.cuda.synchronize()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        everything()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+def test_memory_at_wan_720p_stays_within_twice_the_inputs():
+    qkv, plan = problem(40, 75_600, 300, 1000, 128, torch.bfloat16)
+    torch.cuda.synchronize()
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    block_sparse_attention(*qkv, **plan, scale=0.1, return_lse=True, backend="triton")
+    torch.cuda.synchronize()
+    extra = torch.cuda.max_memory_allocated() - before
+    assert extra <= 2 * sum(x.nbytes for x in qkv)

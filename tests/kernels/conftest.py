@@ -1,0 +1,96 @@
+"""Attention problems of any block sizes, and dense attention in fp64 as the oracle."""
+
+from dataclasses import dataclass
+from itertools import pairwise
+
+import pytest
+import torch
+
+
+@dataclass
+class Problem:
+    """Arguments of `block_sparse_attention`, and the same masks as plain tensors."""
+
+    q: torch.Tensor
+    k: torch.Tensor
+    v: torch.Tensor
+    plan: dict
+    scale: float
+
+    def run(self, call, *, backend: str, return_lse: bool = True):
+        return call(self.q, self.k, self.v, **self.plan, scale=self.scale, return_lse=return_lse, backend=backend)
+
+    def token_mask(self) -> torch.Tensor:
+        """bool [B, H, Nq, Nk], built token by token from the definition of a plan."""
+        keep = self.plan["keep"]
+        batch, heads = keep.shape[:2]
+        mask = torch.zeros(batch, heads, self.q.shape[2], self.k.shape[2], dtype=torch.bool)
+        for b in range(batch):
+            for h in range(heads):
+                rows = blocks_of(self.plan, "query", b, h)
+                columns = blocks_of(self.plan, "key", b, h)
+                for i, row_tokens in enumerate(rows):
+                    for j, column_tokens in enumerate(columns):
+                        if keep[b, h, i, j]:
+                            mask[b, h, row_tokens[:, None], column_tokens[None, :]] = True
+        return mask
+
+    def dense(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Attention and log-sum-exp in fp64 under the token mask; nothing visible gives 0 and -inf."""
+        logits = self.q.double() @ self.k.double().transpose(2, 3) * self.scale
+        logits = logits.masked_fill(~self.token_mask(), -torch.inf)
+        return logits.softmax(-1).nan_to_num(0.0) @ self.v.double(), logits.logsumexp(-1)
+
+
+def blocks_of(plan: dict, side: str, b: int, h: int) -> list[torch.Tensor]:
+    """The tokens of every block of one (batch, head), as the plan's arrays define them."""
+    order = int(plan[f"{side}_index"][b, h])
+    tokens = plan[f"{side}_tokens"][order].long()
+    offsets = plan[f"{side}_offsets"][order].tolist()
+    return [tokens[start:end] for start, end in pairwise(offsets)]
+
+
+@pytest.fixture
+def make_problem():
+    """make_problem(query_sizes, key_sizes, ...): sizes are lists, one row of block sizes per order."""
+
+    def make(
+        query_sizes,
+        key_sizes,
+        *,
+        batch=1,
+        heads=2,
+        dim=64,
+        dtype=torch.float32,
+        density=0.4,
+        keep=None,
+        packed=False,
+        unseen_keys=0,
+        seed=0,
+    ) -> Problem:
+        random = torch.Generator().manual_seed(seed)
+
+        def tensor(length):
+            if packed:  # [B, N, H * D] seen as [B, H, N, D], as most video models hand it over
+                x = torch.randn(batch, length, heads, dim, generator=random).transpose(1, 2)
+            else:
+                x = torch.randn(batch, heads, length, dim, generator=random)
+            return x.to(dtype)
+
+        def side(name, sizes, behind):
+            sizes = torch.tensor(sizes)
+            length = int(sizes[0].sum()) + behind
+            offsets = torch.nn.functional.pad(sizes.cumsum(1), (1, 0)).int()
+            tokens = torch.stack([torch.randperm(length, generator=random) for _ in sizes]).int()
+            index = torch.randint(len(sizes), (batch, heads), generator=random).int()
+            return length, {f"{name}_tokens": tokens, f"{name}_offsets": offsets, f"{name}_index": index}
+
+        queries, query_plan = side("query", query_sizes, 0)
+        keys, key_plan = side("key", key_sizes, unseen_keys)
+        if keep is None:
+            shape = (batch, heads, len(query_sizes[0]), len(key_sizes[0]))
+            keep = torch.rand(shape, generator=random) < density
+        plan = {**query_plan, **key_plan, "keep": keep}
+        return Problem(tensor(queries), tensor(keys), tensor(keys), plan, dim**-0.5)
+
+    return make

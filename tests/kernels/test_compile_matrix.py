@@ -1,0 +1,82 @@
+"""Every kernel compiles for every chip, within its shared memory, without spilling, for its matrix units.
+
+`pytest -s` shows the table.
+"""
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+
+from dit_accel import kernels
+
+COMPILER = Path(__file__).with_name("compile_for.py")
+SOURCES = [*sorted(Path(kernels.__file__).parent.glob("*.py")), COMPILER]
+
+KIB = 1024
+CHIPS = {  # bytes of shared memory that one program may use, and the fastest matrix instruction
+    "sm_80": (163 * KIB, "mma.sync"),
+    "sm_86": (99 * KIB, "mma.sync"),
+    "sm_89": (99 * KIB, "mma.sync"),
+    "sm_90": (227 * KIB, "wgmma"),
+    "sm_100": (227 * KIB, "tcgen05.mma"),
+    "sm_120": (99 * KIB, "mma.sync"),
+    "gfx942": (64 * KIB, "v_mfma"),
+    "gfx1100": (64 * KIB, "v_wmma"),
+    "gfx1201": (64 * KIB, "v_wmma"),
+}
+# Bytes of local memory a thread. A row of 16,384 key blocks is held in registers and does not quite fit.
+SPILLS = {"_select": 192}
+KERNELS = {"_attend", "_gather", "_lists", "_assign", "_update", "_select"}
+
+
+def compiled(chip: str, cache: pytest.Cache) -> list[dict]:
+    """What compile_for.py found; from pytest's cache while no source has changed."""
+    digest = hashlib.sha256(metadata.version("triton").encode())
+    for path in SOURCES:
+        digest.update(path.read_bytes())
+    key = f"dit_accel/compiled_{chip}"
+    stored = cache.get(key, {})
+    if stored.get("sources") == digest.hexdigest():
+        return stored["rows"]
+    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    environment["TRITON_CACHE_DIR"] = str(cache.mkdir("dit_accel_triton"))
+    done = subprocess.run([sys.executable, COMPILER, chip], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-4000:]
+    rows = json.loads(done.stdout)
+    cache.set(key, {"sources": digest.hexdigest(), "rows": rows})
+    return rows
+
+
+def check(chip: str, cache: pytest.Cache) -> None:
+    rows = compiled(chip, cache)
+    print(f"\n{chip:8} {'kernel':8} {'dtype':9} dim   lse registers spills  shared matrix")
+    for row in rows:
+        print(
+            f"{'':8} {row['kernel']:8} {row['dtype']:9} {row['head_dim']:3} {row['lse']!s:>5}"
+            f" {row['registers']:9} {row['spills']:6} {row['shared']:7} {row['matrix']}"
+        )
+    assert {row["kernel"] for row in rows} == KERNELS
+    attention = {(row["dtype"], row["head_dim"], row["lse"]) for row in rows if row["kernel"] == "_attend"}
+    assert len(attention) == 8
+    shared, matrix = CHIPS[chip]
+    for row in rows:
+        assert row["shared"] <= shared, row
+        assert row["matrix"] == (matrix if row["kernel"] in ("_attend", "_assign") else "none"), row
+        assert row["spills"] <= SPILLS.get(row["kernel"], 0), row
+
+
+@pytest.mark.parametrize("chip", ["sm_80", "sm_90"])
+def test_compiles(chip, pytestconfig):
+    check(chip, pytestconfig.cache)
+
+
+@pytest.mark.matrix
+@pytest.mark.parametrize("chip", CHIPS)
+def test_compiles_for_every_chip(chip, pytestconfig):
+    check(chip, pytestconfig.cache)

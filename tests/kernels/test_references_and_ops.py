@@ -1,0 +1,71 @@
+"""Shapes and memory of the references, and the promises of the custom operators."""
+
+import pytest
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from dit_accel.kernels import gather, kmeans
+from dit_accel.kernels.block_sparse_attention import block_sparse_attention
+from dit_accel.kernels.top_p import select_blocks
+from dit_accel.tests.support.memory import LiveMemory
+
+
+@pytest.mark.parametrize("return_lse", [True, False])
+def test_the_reference_has_static_shapes_and_no_square_tensor(return_lse):
+    tokens, heads = 20_000, 1
+    with FakeTensorMode():
+        q, k, v = (torch.empty(1, heads, tokens, 128, dtype=torch.bfloat16) for _ in range(3))
+        order = torch.empty(heads, tokens, dtype=torch.int32)
+        offsets = {blocks: torch.empty(heads, blocks + 1, dtype=torch.int32) for blocks in (300, 1000)}
+        index = torch.zeros(1, heads, dtype=torch.int32)
+        with LiveMemory(q, k, v) as memory:
+            out, lse = block_sparse_attention(
+                q,
+                k,
+                v,
+                query_tokens=order,
+                query_offsets=offsets[300],
+                query_index=index,
+                key_tokens=order,
+                key_offsets=offsets[1000],
+                key_index=index,
+                keep=torch.empty(1, heads, 300, 1000, dtype=torch.bool),
+                scale=0.1,
+                return_lse=return_lse,
+                backend="reference",
+            )
+            centroids = q[:, :, :1000]
+            kmeans.assign(q, centroids, backend="reference")
+            kmeans.update(q, order[None], offsets[1000][None], centroids, backend="reference")
+            scores, sizes = torch.empty(1, heads, 300, 1000), offsets[1000][None].diff(dim=-1)
+            select_blocks(scores, sizes, top_p=0.9, floor=0, max_density=1, backend="reference")
+    assert out.shape == q.shape
+    assert (lse is not None) == return_lse
+    assert memory.peak < tokens**2 * 4
+
+
+def test_custom_ops_keep_their_promises(make_problem):
+    """Schema and fake implementation against the real kernels: shapes, dtypes, strides, no aliasing."""
+    problem = make_problem([[9, 0, 24]], [[17, 0, 16]], density=0.7, packed=True)
+    plan, ops = problem.plan, torch.ops.dit_accel
+    block, start, live = gather.chunk_layout(plan["key_offsets"], 33)
+    lists = (plan["keep"], block, live, plan["key_index"])
+    entries, counts = ops.chunk_lists(*lists)
+    keys, values = (
+        ops.gather_chunks(x, plan["key_tokens"], plan["key_index"], start, live) for x in (problem.k, problem.v)
+    )
+    queries = plan["query_tokens"], plan["query_offsets"], plan["query_index"]
+    tokens = problem.q[:, :, :4].contiguous()
+    order = torch.arange(33).expand(1, 2, 33).contiguous()
+    offsets = torch.tensor([0, 9, 9, 20, 33], dtype=torch.int32).expand(1, 2, 5).contiguous()
+    calls = {
+        "chunk_lists": lists,
+        "gather_chunks": (problem.k, plan["key_tokens"], plan["key_index"], start, live),
+        "attend_chunks": (problem.q, keys, values, *queries, entries, counts, 0.1, True),
+        "kmeans_assign": (problem.q, tokens, tokens.square().sum(-1) / 2),
+        "kmeans_update": (problem.q, order, offsets, tokens),
+        "select_blocks": (torch.rand(1, 2, 3, 4), offsets.diff(dim=-1), 0.9, 1, 1.0),
+    }
+    for name, arguments in calls.items():
+        op = getattr(ops, name).default
+        torch.library.opcheck(op, arguments, test_utils=("test_schema", "test_faketensor"))
