@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:] = [entry for entry in sys.path if Path(entry).resolve() != ROOT]
 
-from dit_accel.accel.comfy.server import find_comfyui
+from dit_accel.accel.comfy.server import find_comfyui  # noqa: E402
 
 
 def pytest_configure(config):

@@ -25,13 +25,10 @@ def test_uneven_blocks_orders_per_head_and_batch(make_problem, backend, dim):
     check(make_problem(UNEVEN_QUERIES, UNEVEN_KEYS, batch=2, heads=3, dim=dim), backend)
 
 
-def test_fp16_is_as_exact_as_dense_fp16(make_problem, backend):
-    check_half_precision(make_problem, backend, torch.float16)
-
-
-def test_bf16_is_as_exact_as_dense_bf16(make_problem):
-    """In the reference only: the interpreter has no bf16 arithmetic; the gpu tier has it."""
-    check_half_precision(make_problem, "reference", torch.bfloat16)
+def test_half_precision_is_as_exact_as_dense_half_precision(make_problem, backend):
+    """The interpreter has no bf16 arithmetic; the gpu tier has it."""
+    for dtype in (torch.float16, torch.bfloat16) if backend == "reference" else (torch.float16,):
+        check_half_precision(make_problem, backend, dtype)
 
 
 def check_half_precision(make_problem, backend, dtype):
