@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from ...kernels import registry
 from ..attention import executor, reasons
 from ..attention.layout import TokenLayout
 from ..attention.planners import PLANNERS
@@ -127,7 +128,7 @@ def _give_up(forward: Forward, reason: str) -> None:
 
 
 @functools.cache
-def compiled_out_override():
+def uncompiled_override():
     """The one callable that is installed. Built on first use: torch._dynamo is heavy to import."""
     return compiler_disabled(attention_override)
 
@@ -151,8 +152,6 @@ def _dense_reason(forward: Forward, q, k, v, mask, kwargs) -> str | None:
 
 
 def _backend(fallback: str, q: torch.Tensor) -> tuple[str | None, str]:
-    from ...kernels import registry
-
     backend, problem = registry.choose("block_sparse_attention", device=q.device, dtype=q.dtype, head_dim=q.shape[-1])
     if backend is None and fallback == "reference":
         return "reference", ""

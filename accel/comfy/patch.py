@@ -12,7 +12,7 @@ from ..attention.schedule import SigmaWindow, full_steps
 from ..attention.statistics import ForwardStatistics, RunSummary
 from .compat import other_sparse_attention
 from .families import ForwardInputs, family_of
-from .override import FORWARD_KEY, OVERRIDE_KEY, Forward, compiled_out_override
+from .override import FORWARD_KEY, OVERRIDE_KEY, Forward, uncompiled_override
 
 KEY = "dit_accel.sparse_attention"
 RUN_KEY = "dit_accel_run"
@@ -101,7 +101,7 @@ class Patch:
             previous=transformer_options.get(OVERRIDE_KEY),
             statistics=ForwardStatistics(expected=calls),
         )
-        options = {**transformer_options, FORWARD_KEY: forward, OVERRIDE_KEY: compiled_out_override()}
+        options = {**transformer_options, FORWARD_KEY: forward, OVERRIDE_KEY: uncompiled_override()}
         out = executor(x, t, c_concat, c_crossattn, control, options, **kwargs)
         run.add(forward.statistics)
         return out
