@@ -1,4 +1,4 @@
-"""DiT Accel: fast, small and measurable video diffusion transformers in ComfyUI."""
+"""DiT Accel: sparse attention for video diffusion transformers in ComfyUI."""
 
 WEB_DIRECTORY = "./web/js"
 

@@ -5,7 +5,7 @@ is never chosen for it: it gives the same answer, but slowly, so running it is t
 """
 
 import functools
-import importlib.util
+import importlib
 import os
 import shutil
 import sys
@@ -60,8 +60,12 @@ def interpreted() -> bool:
 @functools.cache
 def triton_problem(device_type: str) -> str | None:
     """Why Triton cannot run at all on this device type ("cuda", "cpu", ...), or None when it can."""
-    if importlib.util.find_spec("triton") is None:
+    try:
+        importlib.import_module("triton")
+    except ModuleNotFoundError:
         return "triton is not installed" + (" (pip install triton-windows)" if sys.platform == "win32" else "")
+    except Exception as error:  # a broken installation raises whatever its libraries do
+        return f"triton cannot be imported ({error})"
     if interpreted():
         return None
     if device_type != "cuda":
@@ -71,11 +75,23 @@ def triton_problem(device_type: str) -> str | None:
     # triton-windows brings its own compiler and headers; elsewhere Triton builds its launcher with what it
     # finds.
     if sys.platform != "win32":
-        if not (os.environ.get("CC") or any(map(shutil.which, ("cc", "gcc", "clang")))):
+        if c_compiler() is None:
             return "no C compiler (install gcc)"
-        if not Path(sysconfig.get_path("include"), "Python.h").exists():
+        if python_header() is None:
             return "no Python headers (install python3-dev)"
     return None
+
+
+def c_compiler() -> str | None:
+    """The compiler with which Triton builds its launchers: the variable CC, else the first that is found."""
+    candidates = [os.environ["CC"]] if os.environ.get("CC") else ["cc", "gcc", "clang"]
+    return next((path for name in candidates if (path := shutil.which(name))), None)
+
+
+def python_header() -> Path | None:
+    """Python.h, which those launchers include."""
+    header = Path(sysconfig.get_path("include"), "Python.h")
+    return header if header.is_file() else None
 
 
 @functools.cache

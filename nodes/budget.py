@@ -46,7 +46,8 @@ class DitAccelBudget(io.ComfyNode):
                     min=0.01,
                     max=1.0,
                     step=0.01,
-                    tooltip="Cap on the kept fraction. It wins over top_p and floor.",
+                    tooltip="Cap on the kept fraction of the video's keys. It wins over top_p and floor; text and "
+                    "reference tokens are always kept.",
                 ),
                 io.Float.Input(
                     "dense_first",

@@ -16,7 +16,7 @@ class DitAccelSparseAttention(io.ComfyNode):
             display_name="Sparse Attention (DiT Accel)",
             category="DiT Accel/attention",
             description=(
-                "Makes the self-attention of a video model sparse, without training: the same picture, faster. "
+                "Makes the self-attention of a video model sparse, without training: the same picture from less work. "
                 "Put it between the model loader and the sampler. Wan, Wan VACE and HunyuanVideo; other models "
                 "run unchanged. Each sampling run logs what was sparse, what stayed dense and why."
             ),

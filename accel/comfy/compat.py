@@ -48,13 +48,19 @@ def pause_malloc_graph():
     return getattr(comfy.model_prefetch, "pause_malloc_graph", contextlib.nullcontext)()
 
 
-def failure_reason(error: Exception) -> str | None:
-    """Why a sparse call that raised may be computed densely instead; None for an error that must be shown."""
-    import comfy.model_management
+def failure_reason(error: Exception, backend: str) -> str | None:
+    """Why a sparse call that raised may be computed densely instead; None for an error that must be shown.
 
-    if comfy.model_management.is_oom(error):
+    A kernel that cannot be compiled or launched here raises anything: Triton's own errors, the C compiler's exit
+    status, a missing library. The computation without us does not need it.
+    """
+    import comfy.model_management as management
+
+    if isinstance(error, management.InterruptProcessingException):
+        return None
+    if management.is_oom(error):
         return reasons.OUT_OF_MEMORY
-    if type(error).__module__.partition(".")[0] == "triton":
+    if backend == "triton":
         first_line = str(error).strip().partition("\n")[0]
         return f"{reasons.NO_KERNEL}: {type(error).__name__}: {first_line}"
     return None

@@ -125,6 +125,6 @@ FAMILIES: dict[str, Family] = {
 
 
 def family_of(model) -> Family | None:
-    """The row of a diffusion model; a subclass has none of its own parent's."""
+    """The row of a diffusion model, or None. A subclass does not inherit its parent's row."""
     kind = type(model)
     return FAMILIES.get(f"{kind.__module__}.{kind.__qualname__}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import logging
 from collections import Counter
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -19,6 +20,8 @@ from ..attention.state import WarmStart
 from ..attention.statistics import ForwardStatistics, Stopwatch
 from .compat import compiler_disabled, failure_reason, pause_malloc_graph
 from .families import Family
+
+log = logging.getLogger("dit_accel")
 
 OVERRIDE_KEY = "optimized_attention_override"
 FORWARD_KEY = "dit_accel_forward"
@@ -108,9 +111,10 @@ def attention_override(
         with pause_malloc_graph(), torch.cuda.device_of(queries):
             out = _sparse(forward, layer, queries, keys, values, kwargs.get("scale"), backend)
     except Exception as error:
-        reason = failure_reason(error)
+        reason = failure_reason(error, backend)
         if reason is None or forward.run.settings.fallback == "error":
             raise
+        log.warning("DiT Accel: a sparse attention call failed (%s)", reason, exc_info=backend == "triton")
     if reason is not None:
         # Outside the except block, so that the traceback no longer holds our tensors.
         _give_up(forward, reason)

@@ -16,9 +16,11 @@ NAMES = [
     "wan in-context latents",
     "wan time concat",
     "wan vace",
+    "wan vace with a reference frame",
     "hunyuan 1",
     "hunyuan 1 reference latent",
     "hunyuan 1 token replace",
+    "hunyuan 1.5 i2v",
     "hunyuan 1.5 with byt5 and vision",
 ]
 
@@ -72,8 +74,9 @@ def test_density_one_equals_dense(tiny, case, model):
     assert not set(run.dense) - reasons.NOT_SELF_ATTENTION - {reasons.FULL_PRECISION}
 
 
-def test_other_tokens_are_exact_and_keep_their_own_blocks(tiny, case, model, recorded):
-    sparse = tiny.sparse(model, top_p=0.5, floor=0.0)
+@pytest.mark.parametrize("spent", [{"top_p": 0.5}, {"top_p": 0.2}, {"top_p": 0.9, "max_density": 0.1}], ids=str)
+def test_other_tokens_are_exact_and_keep_their_own_blocks(tiny, case, model, recorded, spent):
+    sparse = tiny.sparse(model, floor=0.0, **spent)
     tiny.sample(sparse, case, steps=1)
     assert len(recorded) == tiny.history(sparse)[0].sparse_calls > 0
     for q, k, v, plan, out in recorded:
@@ -123,9 +126,10 @@ def test_batch_of_two_videos(tiny, case, model):
     assert tiny.history(sparse)[0].sparse_calls == case.calls
 
 
-def test_padded_text_stays_dense_and_never_leaks(tiny):
+@pytest.mark.parametrize("name", ["hunyuan 1", "hunyuan 1.5 i2v"])
+def test_padded_text_stays_dense_and_never_leaks(tiny, name):
     """A text mask sends the joint attention to the dense function; what the padding holds changes nothing."""
-    case = next(case for case in tiny.CASES if case.name == "hunyuan 1")
+    case = next(case for case in tiny.CASES if case.name == name)
     model = case.model()
     mask = torch.ones(1, case.text, dtype=torch.long)
     mask[:, 12:] = 0

@@ -208,6 +208,18 @@ CASES = [
             "vace_strength": [1.0, 0.7],
         },
     ),
+    Case(
+        "wan vace with a reference frame",
+        "WAN21_Vace",
+        {**WAN, "model_type": "vace", "vace_layers": 1, "vace_in_dim": 96},
+        (1, 16, 6, 12, 14),  # the reference is one more latent frame in front
+        3,
+        conditions=lambda: {
+            "vace_frames": [rand(1, 32, 6, 12, 14, seed=5)],
+            "vace_mask": [torch.ones(1, 64, 6, 12, 14)],
+            "vace_strength": [1.0],
+        },
+    ),
     Case("hunyuan 1", "HunyuanVideo", HUNYUAN, (1, 16, 5, 12, 14), 3, extra=20),
     Case(
         "hunyuan 1 reference latent",
@@ -229,6 +241,18 @@ CASES = [
         extra=20,
         batches=False,
         conditions=lambda: {"guiding_frame_index": 0},
+    ),
+    Case(
+        "hunyuan 1.5 i2v",
+        "HunyuanVideo15",
+        HUNYUAN_15,
+        (1, 32, 5, 7, 9),
+        3,
+        extra=20,
+        conditions=lambda: {
+            "concat_latent_image": rand(1, 32, 5, 7, 9, seed=5),
+            "concat_mask": torch.ones(1, 1, 5, 7, 9),
+        },
     ),
     Case(
         "hunyuan 1.5 with byt5 and vision",

@@ -9,12 +9,9 @@ from dit_accel.accel.attention import executor
 from dit_accel.accel.attention.budget import Budget
 from dit_accel.accel.attention.layout import TokenLayout
 from dit_accel.accel.attention.planners import svg2
-from dit_accel.accel.attention.run import Run, Settings
-from dit_accel.accel.attention.schedule import SigmaWindow
 from dit_accel.accel.attention.state import ClusterCache, WarmStart
-from dit_accel.accel.attention.statistics import ForwardStatistics
 from dit_accel.accel.comfy import override
-from dit_accel.accel.comfy.families import Family
+from dit_accel.tests.support.forwards import evaluate, make_run
 
 pytestmark = [
     pytest.mark.gpu,
@@ -52,49 +49,22 @@ def test_same_plan_same_answer(batch, dim):
     assert 0.02 < plan.density().item() < 0.9
 
 
-@pytest.fixture
-def forward(monkeypatch):
-    """A model evaluation of two branches, as the APPLY_MODEL wrapper describes it, without ComfyUI."""
-    monkeypatch.setattr(override, "pause_malloc_graph", contextlib.nullcontext)
-    budget = Budget(top_p=0.7, floor=0.0)
-    run = Run(Settings(fallback="error", budget=budget), budget, SigmaWindow(), "stand-in")
-
-    def evaluate(layout):
-        return override.Forward(
-            run=run,
-            model=None,
-            family=Family("stand-in", None, None, lambda model, options: 0),
-            layout=layout,
-            branches=("a", "b"),
-            previous=None,
-            statistics=ForwardStatistics(expected=1),
-        )
-
-    return evaluate
-
-
-def test_no_host_sync(forward):
+def test_no_host_sync(monkeypatch):
     """The very call that a user's model makes, statistics included."""
-    layout = TokenLayout((9, 40, 40), prefix=100)
+    monkeypatch.setattr(override, "pause_malloc_graph", contextlib.nullcontext)
+    layout, run = TokenLayout((9, 40, 40), prefix=100), make_run()
     q, k, v = (tokens(2, layout, 4, 128, seed).transpose(1, 2).flatten(2) for seed in range(3))
-
-    def evaluate():
-        this = forward(layout)
-        options = {override.FORWARD_KEY: this}
-        out = override.attention_override(None, q, k, v, heads=4, transformer_options=options)
-        return this, out
-
-    evaluate()  # compiles
+    evaluate(run, layout, q, k, v, heads=4)  # compiles
     torch.cuda.synchronize()
     torch.cuda.set_sync_debug_mode("error")
     try:
-        this, out = evaluate()
+        forward, out = evaluate(run, layout, q, k, v, heads=4)
     finally:
         torch.cuda.set_sync_debug_mode("default")
-    assert this.statistics.sparse == {"triton": 1}
+    assert forward.statistics.sparse == {"triton": 1}
     assert out.shape == q.shape
-    this.run.add(this.statistics)
-    summary = this.run.close()
+    run.add(forward.statistics)
+    summary = run.close()
     assert 0.02 < summary.density < 0.95
     assert 0 < summary.plan_share < 1
 

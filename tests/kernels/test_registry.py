@@ -61,13 +61,26 @@ def test_what_triton_lacks_is_named(fresh, missing, tmp_path):
     if missing != "headers":
         (tmp_path / "Python.h").touch()
     if missing == "triton":
-        fresh.setattr(registry.importlib.util, "find_spec", lambda name: None)
+        fresh.setitem(sys.modules, "triton", None)
     expected = {
         "triton": "triton is not installed",
         "compiler": "no C compiler",
         "headers": "no Python headers",
     }
     assert registry.triton_problem("cuda").startswith(expected[missing])
+
+
+def test_a_broken_triton_is_a_reason_and_no_crash(fresh):
+    def broken(name):
+        raise ImportError("libtriton.so: undefined symbol")
+
+    fresh.setattr(registry.importlib, "import_module", broken)
+    assert registry.triton_problem("cuda") == "triton cannot be imported (libtriton.so: undefined symbol)"
+
+
+def test_a_compiler_named_by_cc_must_exist(fresh, tmp_path):
+    fresh.setenv("CC", str(tmp_path / "cc"))
+    assert registry.c_compiler() is None
 
 
 def test_rows_of_the_doctor(fresh):

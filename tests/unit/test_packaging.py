@@ -1,0 +1,22 @@
+"""What a wheel would hold, and what a node offers, follow from lists that a person keeps."""
+
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+TOP = ("accel", "kernels", "nodes")
+
+
+def test_every_package_is_listed():
+    tomllib = pytest.importorskip("tomllib")  # Python 3.11
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
+    files = [file for folder in TOP for file in (ROOT / folder).rglob("*.py")]
+    packages = {".".join(("dit_accel", *file.parent.relative_to(ROOT).parts)) for file in files}
+    assert set(project["tool"]["setuptools"]["packages"]) == packages | {"dit_accel"}
+
+
+def test_requirements_stay_empty():
+    """ComfyUI-Manager installs them line by line into the user's environment."""
+    lines = (ROOT / "requirements.txt").read_text("utf-8").splitlines()
+    assert all(line.startswith("#") for line in lines)
