@@ -1,4 +1,4 @@
-"""Installing sparse attention on a clone of a ComfyUI model: two wrappers and an attachment, no GPU work."""
+"""Installing sparse attention on a clone of a ComfyUI model: two wrappers, a callback and an attachment, no GPU work."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ log = logging.getLogger("dit_accel")
 def install(model, settings: Settings):
     """A clone of the ModelPatcher `model` whose video self-attention is sparse; an earlier install on it is
     replaced. The clone's attachment `KEY` is the `Patch`, with the summaries of its last runs."""
-    from comfy.patcher_extension import WrappersMP
+    from comfy.patcher_extension import CallbacksMP, WrappersMP
 
     clone = model.clone()
     patch = Patch(settings)
@@ -33,6 +33,8 @@ def install(model, settings: Settings):
     ):
         clone.remove_wrappers_with_key(kind, KEY)
         clone.add_wrapper_with_key(kind, KEY, wrapper)
+    clone.remove_callbacks_with_key(CallbacksMP.ON_PRE_RUN, KEY)
+    clone.add_callback_with_key(CallbacksMP.ON_PRE_RUN, KEY, patch.pre_run)
     clone.set_attachments(KEY, patch)
     return clone
 
@@ -43,6 +45,7 @@ class Patch:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.history: deque[RunSummary] = deque(maxlen=8)
+        self._sampling = False
 
     def outer_sample(self, executor, noise, latent_image, sampler, sigmas, *args, **kwargs):
         """OUTER_SAMPLE wrapper: a fresh Run for this sampling run, closed whatever happens in it."""
@@ -53,13 +56,24 @@ class Patch:
         original = guider.model_options
         guider.model_options = comfy.model_patcher.create_model_options_clone(original)
         guider.model_options.setdefault("transformer_options", {})[RUN_KEY] = run
+        self._sampling = True
         try:
             return executor(noise, latent_image, sampler, sigmas, *args, **kwargs)
         finally:
+            self._sampling = False
             guider.model_options = original
             summary = run.close()
             self.history.append(summary)
             log.info("DiT Accel: %s", summary.line())
+
+    def pre_run(self, model_patcher, *args) -> None:
+        """ON_PRE_RUN callback: a model that is prepared outside of its own sampling run is the second of a guider,
+        which runs both under the first one's options."""
+        if not self._sampling:
+            log.info(
+                "DiT Accel: no effect on the second model of a guider: it follows the first model's settings; put the "
+                "node there"
+            )
 
     def _start(self, model_patcher, sigmas) -> Run:
         percent_to_sigma = model_patcher.get_model_object("model_sampling").percent_to_sigma

@@ -435,6 +435,23 @@ def test_conditioning_areas(tiny, case, model):
     assert run.forwards > 2
 
 
+@pytest.mark.parametrize("sparse_first", [True, False])
+def test_the_second_model_of_a_guider(tiny, case, model, sparse_first, caplog):
+    """Core runs both models under the first one's options: the node acts there on both, or says that it does not."""
+    import comfy.samplers
+    from comfy_extras.nodes_custom_sampler import Guider_DualModel
+
+    sparse = tiny.sparse(model)
+    guider = Guider_DualModel(sparse, model) if sparse_first else Guider_DualModel(model, sparse)
+    guider.set_conds(case.conditioning(2), case.conditioning(3))
+    guider.set_cfg(4.0)
+    sampler, noise = comfy.samplers.sampler_object("euler"), tiny.rand(*case.latent)
+    with caplog.at_level(logging.INFO, logger="dit_accel"):
+        guider.sample(noise, torch.zeros(case.latent), sampler, torch.tensor([1.0, 0.5]), disable_pbar=True)
+    assert [run.sparse_calls for run in tiny.history(sparse)] == ([2 * LAYERS] if sparse_first else [])
+    assert ("no effect on the second model" in caplog.text) is not sparse_first
+
+
 def test_the_log_has_one_line_per_run(tiny, case, half, caplog):
     with caplog.at_level(logging.INFO, logger="dit_accel"):
         tiny.sample(half, case)
