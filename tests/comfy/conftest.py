@@ -28,3 +28,20 @@ def _inference_mode():
     """ComfyUI executes nodes in inference mode."""
     with torch.inference_mode():
         yield
+
+
+@pytest.fixture(scope="module")
+def case(tiny):
+    return tiny.CASES[0]
+
+
+@pytest.fixture(scope="module")
+def model(case):
+    with torch.inference_mode():
+        return case.model()
+
+
+@pytest.fixture
+def half(tiny, model):
+    """The model at half the attention mass."""
+    return tiny.sparse(model, top_p=0.5, floor=0.0)

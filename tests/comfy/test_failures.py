@@ -1,0 +1,125 @@
+"""Runs that die or cannot be sparse: nothing stays behind, nothing gets worse."""
+
+import gc
+import subprocess
+
+import pytest
+import torch
+import triton.runtime.errors
+
+from dit_accel.accel.attention import executor, reasons
+from dit_accel.accel.attention.state import ClusterCache
+from dit_accel.accel.comfy import override
+from dit_accel.kernels import registry
+
+LAYERS = 2  # of the model
+
+
+def test_without_a_gpu_dense_is_the_default_and_error_stops(tiny, case, model, monkeypatch):
+    monkeypatch.setattr(registry, "choose", lambda *_, **__: (None, "no GPU"))
+    dense = tiny.sparse(model, fallback="dense")
+    assert torch.equal(tiny.sample(dense, case), tiny.sample(model, case))
+    assert tiny.history(dense)[0].dense[f"{reasons.NO_KERNEL}: no GPU"] == LAYERS * 2
+    with pytest.raises(RuntimeError, match=r"fallback is set to error.*no GPU"):
+        tiny.sample(tiny.sparse(model, fallback="error"), case)
+
+
+def live_tensors() -> int:
+    gc.collect()
+    return sum(type(thing) is torch.Tensor for thing in gc.get_objects())
+
+
+def test_runs_repeat_and_leave_no_tensor(tiny, case, half):
+    first = tiny.sample(half, case)
+    before = live_tensors()
+    second = tiny.sample(half, case)
+    assert torch.equal(first, second)
+    del second
+    assert live_tensors() == before
+
+
+@pytest.mark.parametrize("error", [RuntimeError("boom"), "interrupt"])
+def test_a_run_that_dies_leaves_nothing_behind(tiny, case, half, monkeypatch, error):
+    import comfy.model_management
+
+    whole = tiny.sample(half, case)
+    before = live_tensors()
+    raised = comfy.model_management.InterruptProcessingException() if error == "interrupt" else error
+    execute, calls = executor.execute, []
+
+    def fail(*args, **kwargs):
+        calls.append(1)
+        if len(calls) == 3:
+            raise raised
+        return execute(*args, **kwargs)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(executor, "execute", fail)
+        with pytest.raises(type(raised)):
+            tiny.sample(half, case)
+    assert len(calls) == 3
+    raised.__traceback__ = None
+    assert live_tensors() == before
+    assert torch.equal(whole, tiny.sample(half, case))
+
+
+@pytest.fixture
+def failing(monkeypatch):
+    """Makes the n-th executed call of a run raise; returns the number of attempts."""
+
+    def install(error: Exception, at: int) -> list:
+        execute, attempts = executor.execute, []
+
+        def fail(*args, **kwargs):
+            attempts.append(1)
+            if len(attempts) == at:
+                raise error
+            return execute(*args, **kwargs)
+
+        monkeypatch.setattr(executor, "execute", fail)
+        return attempts
+
+    yield install
+
+
+def test_out_of_memory_makes_the_forward_dense_and_goes_on(tiny, case, half, monkeypatch, failing):
+    whole = tiny.sample(half, case)
+    clear, freed = ClusterCache.clear, []
+    with monkeypatch.context() as patched:
+        patched.setattr(ClusterCache, "clear", lambda self: (freed.append(len(self)), clear(self)))
+        failing(torch.OutOfMemoryError("stand-in"), at=3)
+        assert tiny.sample(half, case).isfinite().all()
+    assert len(freed) == 2, "the state is freed before the dense call and at the end"
+    assert freed[0] > 0
+    run = tiny.history(half)[-1]
+    assert run.dense[reasons.OUT_OF_MEMORY] == LAYERS
+    assert run.sparse_calls == LAYERS
+    assert torch.equal(whole, tiny.sample(half, case))
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        triton.runtime.errors.OutOfResources(300000, 232448, "shared memory"),
+        subprocess.CalledProcessError(1, "gcc"),
+        ImportError("libcuda.so.1: cannot open shared object file"),
+        RuntimeError("Triton Error [CUDA]: device kernel image is invalid"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_a_kernel_that_cannot_run_is_not_tried_again(tiny, case, model, monkeypatch, failing, error):
+    def stand_in(*args, backend, **kwargs):
+        attempts.append(backend)
+        raise error
+
+    attempts = []
+    monkeypatch.setattr(registry, "choose", lambda *_, **__: ("triton", ""))
+    monkeypatch.setitem(override.PLANNERS, "svg2", stand_in)
+    sparse = tiny.sparse(model, fallback="dense")
+    assert torch.equal(tiny.sample(sparse, case, steps=3), tiny.sample(model, case, steps=3))
+    assert attempts == ["triton"]
+    (run,) = tiny.history(sparse)
+    assert run.sparse_calls == 0
+    assert sum(count for reason, count in run.dense.items() if type(error).__name__ in reason) == 3 * LAYERS
+    with pytest.raises(type(error)):
+        tiny.sample(tiny.sparse(model, fallback="error"), case)
