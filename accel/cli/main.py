@@ -34,7 +34,7 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument("--frames", type=_positive, default=13, help="frames of the clip, at most 66 (default 13)")
     demo.add_argument("--width", type=_positive, default=256, help="picture width in pixels (default 256)")
     demo.add_argument("--steps", type=_positive, default=3, help="sampling steps (default 3)")
-    demo.add_argument("--top-p", type=float, default=0.9, help="attention mass to keep, 0.05 to 1 (default 0.9)")
+    demo.add_argument("--top-p", type=_mass, default=0.9, help="attention mass to keep, 0.05 to 1 (default 0.9)")
     demo.set_defaults(run=_demo)
 
     bench = commands.add_parser("bench", help="tables of times and errors")
@@ -46,7 +46,7 @@ def _parser() -> argparse.ArgumentParser:
     attention.add_argument("--heads", type=_positive, default=2)
     attention.add_argument("--head-dim", type=int, choices=(64, 128), default=128)
     attention.add_argument("--pattern", nargs="+", default=None, help="patterns (default: all)")
-    attention.add_argument("--top-p", type=float, default=0.9, help="attention mass to keep (default 0.9)")
+    attention.add_argument("--top-p", type=_mass, default=0.9, help="attention mass to keep, 0.05 to 1 (default 0.9)")
     attention.add_argument("--repeats", type=_positive, default=5, help="timed runs; the median is shown")
     attention.add_argument("--json", type=Path, help="write the rows, the inputs' hashes and the machine here")
     attention.set_defaults(run=_bench_attention)
@@ -57,6 +57,13 @@ def _positive(text: str) -> int:
     value = int(text)
     if value < 1:
         raise argparse.ArgumentTypeError(f"expected 1 or more, found {value}")
+    return value
+
+
+def _mass(text: str) -> float:
+    value = float(text)
+    if not 0.05 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"expected a number from 0.05 to 1, found {text}")
     return value
 
 

@@ -1,4 +1,4 @@
-"""Installing sparse attention on a clone of a ComfyUI model: two wrappers, a callback and an attachment, no GPU work."""
+"""Installing sparse attention on a clone of a ComfyUI model, at graph time and without GPU work."""
 
 from __future__ import annotations
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import http.client
 import json
 import os
 import socket
@@ -20,6 +21,7 @@ Graph = Mapping[str, Mapping[str, Any]]
 START_SECONDS = 300.0
 RUN_SECONDS = 600.0
 _STOP_SECONDS = 10.0
+_END_SECONDS = 2.0
 _POLL_SECONDS = 0.05
 _TAIL_LINES = 40
 
@@ -55,12 +57,24 @@ def find_comfyui() -> Path | None:
     ~/comfy/ComfyUI; None where there is none, or where COMFYUI_PATH is set and holds none."""
     pack = Path(__file__).parents[2]
     if os.environ.get("COMFYUI_PATH"):
-        candidates = [Path(os.environ["COMFYUI_PATH"])]
+        candidates = [_named_comfyui()]
     elif pack.parent.name == "custom_nodes":
         candidates = [pack.parents[1], Path.home() / "comfy" / "ComfyUI"]
     else:
         candidates = [Path.home() / "comfy" / "ComfyUI"]
     return next((path for path in candidates if (path / "main.py").is_file()), None)
+
+
+def missing_comfyui() -> str:
+    """What to tell a person for whom `find_comfyui` finds none."""
+    if os.environ.get("COMFYUI_PATH"):
+        return f"COMFYUI_PATH: expected a ComfyUI folder with main.py, found {_named_comfyui()}"
+    return "no ComfyUI found: set COMFYUI_PATH to its folder, or put one at ~/comfy/ComfyUI"
+
+
+def _named_comfyui() -> Path:
+    # Absolute, since the server runs in a folder of its own.
+    return Path(os.environ["COMFYUI_PATH"]).expanduser().absolute()
 
 
 class Server:
@@ -189,7 +203,21 @@ class Server:
         return "\n".join(self.log_since(0).splitlines()[-_TAIL_LINES:])
 
     def request(self, path: str, body: Mapping[str, Any] | None = None, timeout: float = 60.0) -> Any:
-        """GET, or POST of a JSON body; the decoded JSON answer, None where the answer is empty."""
+        """GET, or POST of a JSON body; the decoded JSON answer, None where the answer is empty.
+
+        Raises urllib.error.HTTPError for a refusal, and ServerDied where no answer came.
+        """
+        try:
+            return self._send(path, body, timeout)
+        except urllib.error.HTTPError:
+            raise
+        except (OSError, http.client.HTTPException) as error:
+            # The connection breaks a moment before the process has ended.
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(_END_SECONDS)
+            raise self._death(f"ComfyUI gave no answer ({error})") from error
+
+    def _send(self, path: str, body: Mapping[str, Any] | None, timeout: float) -> Any:
         data = None if body is None else json.dumps(body).encode()
         request = urllib.request.Request(self.url + path, data, {"Content-Type": "application/json"})
         with _HTTP.open(request, timeout=timeout) as response:
@@ -199,17 +227,23 @@ class Server:
     def _await_start(self) -> None:
         for _ in self._polls(START_SECONDS):
             with contextlib.suppress(OSError):
-                self.request("/system_stats", timeout=5.0)
+                self._send("/system_stats", None, timeout=5.0)
                 return
-        raise ServerDied(f"ComfyUI gave no answer within {START_SECONDS:.0f} s\n{self.log_tail()}")
+        raise self._death(f"ComfyUI gave no answer within {START_SECONDS:.0f} s")
 
     def _polls(self, timeout: float) -> Iterator[None]:
         deadline = time.monotonic() + timeout
         while time.monotonic() < deadline:
             if self._process.poll() is not None:
-                raise ServerDied(f"ComfyUI ended with code {self._process.returncode}\n{self.log_tail()}")
+                raise self._death()
             yield
             time.sleep(_POLL_SECONDS)
+
+    def _death(self, otherwise: str = "") -> ServerDied:
+        """With the exit code of the process, or for one that still lives with the words `otherwise`."""
+        code = self._process.poll()
+        what = otherwise if code is None else f"ComfyUI ended with code {code}"
+        return ServerDied(f"{what}\n{self.log_tail()}")
 
 
 def _raise_failure(messages: Sequence[tuple[str, Mapping[str, Any]]]) -> None:

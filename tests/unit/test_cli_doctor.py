@@ -1,0 +1,80 @@
+"""The doctor on machines that are not like this one."""
+
+import re
+import shutil
+import sysconfig
+
+import pytest
+
+from dit_accel.accel.cli import doctor
+from dit_accel.accel.cli.main import main
+from dit_accel.kernels import registry
+
+
+@pytest.fixture
+def report(capsys):
+    """Runs the doctor; its facts by name."""
+
+    def run():
+        assert main(["doctor"]) == 0
+        facts = capsys.readouterr().out.split("\n\n")[0].splitlines()
+        return dict(re.split(" {2,}", line, maxsplit=1) for line in facts)
+
+    return run
+
+
+def only(versions):
+    return lambda distribution: versions.get(distribution)
+
+
+def test_every_operation_is_listed(capsys):
+    assert main(["doctor"]) == 0
+    operations = capsys.readouterr().out.split("\n\n")[1]
+    assert all(name in operations for name in registry.REQUIREMENTS)
+
+
+def test_nothing_found(report, monkeypatch, tmp_path):
+    monkeypatch.setattr(doctor, "_version", only({"torch": "2.11.0"}))
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    monkeypatch.setattr(sysconfig, "get_path", lambda name: str(tmp_path))
+    monkeypatch.setenv("COMFYUI_PATH", str(tmp_path))
+    facts = report()
+    assert facts["triton"] == "not installed"
+    assert "install gcc" in facts["C compiler"]
+    assert "install python3-dev" in facts["Python.h"]
+    assert facts["ComfyUI"].endswith(f"found {tmp_path}")
+
+
+def test_what_is_found_is_what_the_kernels_use(report, monkeypatch, tmp_path):
+    (tmp_path / "Python.h").touch()
+    monkeypatch.setenv("CC", "my-cc")
+    monkeypatch.setattr(shutil, "which", lambda name: f"/opt/{name}")
+    monkeypatch.setattr(sysconfig, "get_path", lambda name: str(tmp_path))
+    facts = report()
+    assert facts["C compiler"] == "/opt/my-cc"
+    assert facts["Python.h"] == str(tmp_path / "Python.h")
+
+
+def test_no_torch(report, monkeypatch):
+    monkeypatch.setattr(doctor, "_version", only({}))
+    facts = report()
+    assert facts["torch"].startswith("not installed")
+    assert facts["GPU"] == facts["C compiler"] == "unknown without torch"
+
+
+@pytest.mark.parametrize("name", ["triton", "triton-windows", "pytorch-triton-rocm", "triton-rocm"])
+def test_triton_has_several_names(name, report, monkeypatch):
+    monkeypatch.setattr(doctor, "_version", only({"torch": "2.11.0", name: "3.6.0"}))
+    assert report()["triton"] == f"3.6.0 ({name})"
+
+
+def test_comfyui_holds_this_pack(report, monkeypatch, tmp_path):
+    (tmp_path / "main.py").touch()
+    (tmp_path / "comfyui_version.py").write_text('__version__ = "0.33.0"\n', "utf-8")
+    (tmp_path / "custom_nodes").mkdir()
+    monkeypatch.setenv("COMFYUI_PATH", str(tmp_path))
+    assert report()["custom_nodes"] == "does not hold this pack"
+    (tmp_path / "custom_nodes" / "ours").symlink_to(doctor.PACK)
+    facts = report()
+    assert facts["custom_nodes"] == "holds this pack as ours"
+    assert facts["ComfyUI"] == f"{tmp_path} (0.33.0)"
