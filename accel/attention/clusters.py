@@ -55,10 +55,10 @@ def kmeans_clusters(x: torch.Tensor, centroids: torch.Tensor, iterations: int, *
     give equal results.
     """
     count = centroids.shape[2]
-    bounds = torch.arange(count + 1, device=x.device, dtype=torch.int32).expand(*x.shape[:2], count + 1)
+    bounds = torch.arange(count + 1, device=x.device, dtype=torch.int32).expand(*x.shape[:2], count + 1).contiguous()
     for _ in range(iterations):
         labels = kmeans.assign(x, centroids, backend=backend)
         labels, order = labels.sort(dim=-1, stable=True)
-        offsets = torch.searchsorted(labels, bounds.contiguous(), out_int32=True)
+        offsets = torch.searchsorted(labels, bounds, out_int32=True)
         centroids = kmeans.update(x, order, offsets, centroids, backend=backend)
     return Clusters(centroids, order, offsets)

@@ -6,8 +6,6 @@ import contextlib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-import torch
-
 from ..attention import reasons
 
 # Attributes by which another sparse attention marks its override, and the name to show for it.
@@ -64,8 +62,3 @@ def failure_reason(error: Exception, backend: str) -> str | None:
         first_line = str(error).strip().partition("\n")[0]
         return f"{reasons.NO_KERNEL}: {type(error).__name__}: {first_line}"
     return None
-
-
-def compiler_disabled(function):
-    """torch.compile drops its guards on transformer_options, so what reads them must stay outside of it."""
-    return torch.compiler.disable(function)

@@ -18,7 +18,7 @@ from ..attention.planners import PLANNERS
 from ..attention.run import Run
 from ..attention.state import WarmStart
 from ..attention.statistics import ForwardStatistics, Stopwatch
-from .compat import compiler_disabled, failure_reason, pause_malloc_graph
+from .compat import failure_reason, pause_malloc_graph
 from .families import Family
 
 log = logging.getLogger("dit_accel")
@@ -133,8 +133,9 @@ def _give_up(forward: Forward, reason: str) -> None:
 
 @functools.cache
 def uncompiled_override():
-    """The one callable that is installed. Built on first use: torch._dynamo is heavy to import."""
-    return compiler_disabled(attention_override)
+    """The one callable that is installed. torch.compile drops its guards on transformer_options, so what reads them
+    stays outside of it. Built on first use: torch._dynamo is heavy to import."""
+    return torch.compiler.disable(attention_override)
 
 
 def _dense_reason(forward: Forward, q, k, v, mask, kwargs) -> str | None:

@@ -38,34 +38,9 @@ def test_runs_repeat_and_leave_no_tensor(tiny, case, half):
     assert live_tensors() == before
 
 
-@pytest.mark.parametrize("error", [RuntimeError("boom"), "interrupt"])
-def test_a_run_that_dies_leaves_nothing_behind(tiny, case, half, monkeypatch, error):
-    import comfy.model_management
-
-    whole = tiny.sample(half, case)
-    before = live_tensors()
-    raised = comfy.model_management.InterruptProcessingException() if error == "interrupt" else error
-    execute, calls = executor.execute, []
-
-    def fail(*args, **kwargs):
-        calls.append(1)
-        if len(calls) == 3:
-            raise raised
-        return execute(*args, **kwargs)
-
-    with monkeypatch.context() as patched:
-        patched.setattr(executor, "execute", fail)
-        with pytest.raises(type(raised)):
-            tiny.sample(half, case)
-    assert len(calls) == 3
-    raised.__traceback__ = None
-    assert live_tensors() == before
-    assert torch.equal(whole, tiny.sample(half, case))
-
-
 @pytest.fixture
 def failing(monkeypatch):
-    """Makes the n-th executed call of a run raise; returns the number of attempts."""
+    """Makes the n-th executed call from now on raise; returns the list of attempts."""
 
     def install(error: Exception, at: int) -> list:
         execute, attempts = executor.execute, []
@@ -79,7 +54,24 @@ def failing(monkeypatch):
         monkeypatch.setattr(executor, "execute", fail)
         return attempts
 
-    yield install
+    return install
+
+
+@pytest.mark.parametrize("kind", ["exception", "interrupt"])
+def test_a_run_that_dies_leaves_nothing_behind(tiny, case, half, failing, kind):
+    import comfy.model_management
+
+    whole = tiny.sample(half, case)
+    before = live_tensors()
+    interrupt = comfy.model_management.InterruptProcessingException()
+    error = interrupt if kind == "interrupt" else RuntimeError("boom")
+    attempts = failing(error, at=3)
+    with pytest.raises(type(error)):
+        tiny.sample(half, case)
+    assert len(attempts) == 3
+    error.__traceback__ = None
+    assert live_tensors() == before
+    assert torch.equal(whole, tiny.sample(half, case))
 
 
 def test_out_of_memory_makes_the_forward_dense_and_goes_on(tiny, case, half, monkeypatch, failing):
@@ -107,7 +99,7 @@ def test_out_of_memory_makes_the_forward_dense_and_goes_on(tiny, case, half, mon
     ],
     ids=lambda error: type(error).__name__,
 )
-def test_a_kernel_that_cannot_run_is_not_tried_again(tiny, case, model, monkeypatch, failing, error):
+def test_a_kernel_that_cannot_run_is_not_tried_again(tiny, case, model, monkeypatch, error):
     def stand_in(*args, backend, **kwargs):
         attempts.append(backend)
         raise error

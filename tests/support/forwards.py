@@ -9,21 +9,25 @@ from dit_accel.accel.comfy.families import Family
 from dit_accel.accel.comfy.override import FORWARD_KEY, Forward, attention_override
 
 
-def make_run() -> Run:
-    """A run at 70 % of the attention mass that never falls back."""
+def make_run(fallback: str = "error") -> Run:
+    """A run at 70 % of the attention mass; by default one that never falls back."""
     budget = Budget(top_p=0.7, floor=0.0)
-    return Run(Settings(fallback="error", budget=budget), budget, SigmaWindow(), "stand-in")
+    return Run(Settings(fallback=fallback, budget=budget), budget, SigmaWindow(), "stand-in")
 
 
-def evaluate(run: Run, layout: TokenLayout, q, k, v, heads: int, branches: tuple = ("a", "b")):
-    """One attention call of q, k, v [B, N, H * D] through the override; returns the forward and the output."""
-    forward = Forward(
+def make_forward(run: Run, layout: TokenLayout, branches: tuple = ("a", "b"), previous=None) -> Forward:
+    return Forward(
         run=run,
         model=None,
         family=Family("stand-in", None, None, lambda model, options: None),
         layout=layout,
         branches=branches,
-        previous=None,
+        previous=previous,
         statistics=ForwardStatistics(expected=1),
     )
+
+
+def evaluate(run: Run, layout: TokenLayout, q, k, v, heads: int):
+    """One attention call of q, k, v [2, N, H * D] through the override; returns the forward and the output."""
+    forward = make_forward(run, layout)
     return forward, attention_override(None, q, k, v, heads=heads, transformer_options={FORWARD_KEY: forward})

@@ -8,7 +8,7 @@ import torch
 from comfy_api.latest import io
 
 from .models import CATEGORY
-from .pack import module, on_sampling
+from .pack import executing, on_sampling
 
 
 class Disturbance(io.ComfyNode):
@@ -30,20 +30,16 @@ class Disturbance(io.ComfyNode):
     @classmethod
     def execute(cls, model, kind, call):
         def disturb(executor, *args, **kwargs):
-            attention = module("attention.executor")
-            original, calls = attention.execute, []
+            calls = []
 
-            def execute(*args, **kwargs):
+            def execute(original, *args, **kwargs):
                 calls.append(None)
                 if len(calls) == call:
                     _ACTIONS[kind]()
                 return original(*args, **kwargs)
 
-            attention.execute = execute
-            try:
+            with executing(execute):
                 return executor(*args, **kwargs)
-            finally:
-                attention.execute = original
 
         return io.NodeOutput(on_sampling(model, "standin_disturbance", disturb))
 

@@ -1,5 +1,6 @@
 """The modules of the pack under test, as ComfyUI loaded them."""
 
+import contextlib
 import sys
 
 KEY = "dit_accel.sparse_attention"
@@ -12,6 +13,18 @@ def module(name):
     if len(found) != 1:
         raise RuntimeError(f"expected the pack to be loaded once, found {found}")
     return found[0]
+
+
+@contextlib.contextmanager
+def executing(replacement):
+    """`replacement(original, q, k, v, plan, **settings)` runs in place of the pack's executor."""
+    attention = module("attention.executor")
+    original = attention.execute
+    attention.execute = lambda *args, **kwargs: replacement(original, *args, **kwargs)
+    try:
+        yield
+    finally:
+        attention.execute = original
 
 
 def on_sampling(model, key, around):

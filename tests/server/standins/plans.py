@@ -6,7 +6,7 @@ import torch
 from comfy_api.latest import io
 
 from .models import CATEGORY
-from .pack import module, on_sampling
+from .pack import executing, on_sampling
 
 RECORDINGS = {}
 
@@ -26,19 +26,16 @@ class Recorder(io.ComfyNode):
     @classmethod
     def execute(cls, model, name):
         def record(executor, *args, **kwargs):
-            attention = module("attention.executor")
-            original, plans = attention.execute, []
+            plans = []
 
-            def execute(q, k, v, plan, **settings):
+            def execute(original, q, k, v, plan, **settings):
                 plans.append(plan)
                 return original(q, k, v, plan, **settings)
 
-            attention.execute = execute
-            try:
-                return executor(*args, **kwargs)
-            finally:
-                attention.execute = original
-                RECORDINGS[name] = [PlanMask.of(plan) for plan in plans]
+            with executing(execute):
+                out = executor(*args, **kwargs)
+            RECORDINGS[name] = [PlanMask.of(plan) for plan in plans]
+            return out
 
         return io.NodeOutput(on_sampling(model, "standin_recorder", record))
 
