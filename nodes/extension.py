@@ -2,10 +2,15 @@
 
 from comfy_api.latest import ComfyExtension, io
 
+from ..accel.comfy import models
 from .budget import DitAccelBudget
+from .conditioning import DitAccelLoadConditioning, DitAccelSaveConditioning
 from .sparse_attention import DitAccelSparseAttention
 
 
 class DiTAccelExtension(ComfyExtension):
+    async def on_load(self) -> None:
+        models.register()
+
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
-        return [DitAccelSparseAttention, DitAccelBudget]
+        return [DitAccelSparseAttention, DitAccelBudget, DitAccelSaveConditioning, DitAccelLoadConditioning]

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 SNAPSHOT = Path(__file__).parent / "object_info.json"
+FILE_LISTS = {"conditioning_name"}
 CONTRACT = json.loads(SNAPSHOT.read_text())
 
 
@@ -38,21 +39,25 @@ def test_category_and_help(server, node):
     info = server.object_info(node)
     assert info["category"].startswith("DiT Accel/")
     assert info["description"]
-    for section in info["input"].values():
-        for name, (_, *options) in section.items():
+    for section in ("required", "optional"):
+        for name, (_, *options) in info["input"].get(section, {}).items():
             assert options and options[0].get("tooltip"), f"{name} has no tooltip"
 
 
 def described(info: dict) -> dict:
-    """What a saved graph depends on."""
-    kept = ("default", "min", "max", "step", "options")
+    """What a saved graph depends on. A list of files is what lies on the machine, no contract."""
+    kept = {"default", "min", "max", "step", "options"}
     return {
         "inputs": [
             {
                 "name": name,
                 "optional": section == "optional",
                 "type": kind,
-                **{key: value for key, value in (options[0] if options else {}).items() if key in kept},
+                **{
+                    key: value
+                    for key, value in (options[0] if options else {}).items()
+                    if key in kept - ({"options"} if name in FILE_LISTS else set())
+                },
             }
             for section in ("required", "optional")
             for name, (kind, *options) in info["input"].get(section, {}).items()

@@ -13,5 +13,7 @@ def test_every_node_registers(comfyui, tmp_path):
         assert {name for name in server.request("/object_info") if name.startswith("DitAccel")} == {
             "DitAccelSparseAttention",
             "DitAccelBudget",
+            "DitAccelSaveConditioning",
+            "DitAccelLoadConditioning",
         }
         assert "IMPORT FAILED" not in server.log_since(0)

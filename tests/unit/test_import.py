@@ -8,6 +8,8 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 
+NODES = ("DitAccelSparseAttention", "DitAccelBudget", "DitAccelSaveConditioning", "DitAccelLoadConditioning")
+
 # Loads the pack as ComfyUI does: by path, under a module name that is that path.
 LOAD = """
 import asyncio, importlib.util, sys, time
@@ -17,7 +19,9 @@ def load(folder):
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
     spec.loader.exec_module(module)
-    return asyncio.run(module.comfy_entrypoint())
+    extension = asyncio.run(module.comfy_entrypoint())
+    asyncio.run(extension.on_load())
+    return extension
 """
 
 
@@ -47,7 +51,7 @@ torch.cuda._lazy_init = lambda *_: sys.exit("CUDA was initialised")
 extension = load(folder)
 print(len(asyncio.run(extension.get_node_list())), torch.cuda.is_initialized())
 """
-    assert run(code, comfyui=comfyui) == "2 False"
+    assert run(code, comfyui=comfyui) == "4 False"
 
 
 def test_nodes_register_from_a_path_with_spaces(comfyui, tmp_path):
@@ -55,7 +59,7 @@ def test_nodes_register_from_a_path_with_spaces(comfyui, tmp_path):
     folder.parent.mkdir()
     folder.symlink_to(ROOT)
     code = "print(*[n.define_schema().node_id for n in asyncio.run(load(folder).get_node_list())])"
-    assert run(code, comfyui=comfyui, path=folder) == "DitAccelSparseAttention DitAccelBudget"
+    assert run(code, comfyui=comfyui, path=folder) == " ".join(NODES)
 
 
 def test_loaded_by_path_and_by_name_in_one_process(comfyui):

@@ -4,6 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from dit_accel.accel.version import PACK_VERSION
+
 ROOT = Path(__file__).resolve().parents[2]
 TOP = ("accel", "kernels", "nodes")
 
@@ -14,6 +16,11 @@ def test_every_package_is_listed():
     files = [file for folder in TOP for file in (ROOT / folder).rglob("*.py")]
     packages = {".".join(("dit_accel", *file.parent.relative_to(ROOT).parts)) for file in files}
     assert set(project["tool"]["setuptools"]["packages"]) == packages | {"dit_accel"}
+
+
+def test_the_version_is_the_same_everywhere():
+    assert f'version = "{PACK_VERSION}"' in (ROOT / "pyproject.toml").read_text("utf-8")
+    assert f"Version {PACK_VERSION}." in (ROOT / "README.md").read_text("utf-8")
 
 
 def test_requirements_stay_empty():
