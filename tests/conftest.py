@@ -10,6 +10,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:] = [entry for entry in sys.path if Path(entry).resolve() != ROOT]
 
+from dit_accel.accel.comfy.embedded import import_comfyui  # noqa: E402
 from dit_accel.accel.comfy.server import find_comfyui, missing_comfyui  # noqa: E402
 
 
@@ -46,13 +47,6 @@ def comfyui() -> Path:
 def comfy(comfyui: Path):
     """ComfyUI's Python code, importable in this process (`import comfy...` after asking for this)."""
     sys.dont_write_bytecode = True
-    if str(comfyui) not in sys.path:
-        sys.path.insert(0, str(comfyui))
-    if "comfy.options" not in sys.modules:
-        sys.argv = [sys.argv[0], "--cpu"]
-        import comfy.options
-
-        comfy.options.enable_args_parsing()
-    import comfy.model_management
+    import_comfyui(comfyui, "--cpu")
 
     return comfyui

@@ -11,7 +11,6 @@ from torch import Tensor
 
 from ..attention import executor
 from ..attention.budget import Budget
-from ..attention.layout import TokenLayout
 from ..attention.planners import PLANNERS
 from ..attention.state import ClusterCache, WarmStart
 from ..attention.statistics import Stopwatch
@@ -28,7 +27,7 @@ def measure(inputs: Inputs, pattern: str, *, top_p: float, repeats: int, device:
     dtype = torch.bfloat16 if device == "cuda" else torch.float32
     q, k, v = (x.to(device, dtype) for x in inputs[:3])
     scale = q.shape[-1] ** -0.5
-    layout = TokenLayout(inputs.grid)
+    layout = inputs.layout
     budget = Budget(top_p=top_p)
     cache = ClusterCache()
 
@@ -56,7 +55,7 @@ def measure(inputs: Inputs, pattern: str, *, top_p: float, repeats: int, device:
     exact = torch.nn.functional.scaled_dot_product_attention(q.float(), k.float(), v.float(), scale=scale)
     return {
         "tokens": layout.total,
-        "grid": list(inputs.grid),
+        "grid": list(layout.grid),
         "heads": q.shape[1],
         "head_dim": q.shape[-1],
         "dtype": str(dtype).removeprefix("torch."),
@@ -75,6 +74,7 @@ def measure(inputs: Inputs, pattern: str, *, top_p: float, repeats: int, device:
         "kernel_ms": kernel_ms,
         "dense_ms": dense_ms,
         "dense_error": relative_error(dense_out, exact),
+        "inputs": inputs.source,
         "inputs_sha256": inputs.sha256,
     }
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 from pathlib import Path
 from typing import NamedTuple
@@ -10,6 +9,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ..attention.layout import TokenLayout
+from .captures import read, sha256
 from .clip import FRAMES, read_frames
 
 # Wan at 720p and 81 frames: 21 x 45 x 80 tokens. Other lengths keep these proportions.
@@ -22,13 +23,24 @@ QUERY_KEY_NORM = 1.6
 
 
 class Inputs(NamedTuple):
-    """q, k, v: fp32 [1, H, N, D], N = T * H * W of grid, in raster order. sha256: of the three tensors' bytes."""
+    """q, k, v: [1, H, N, D], N = layout.total. sha256: of the three tensors' bytes. source: where they come from."""
 
     q: Tensor
     k: Tensor
     v: Tensor
-    grid: tuple[int, int, int]
+    layout: TokenLayout
     sha256: str
+    source: str
+
+
+def captured_inputs(path: Path) -> list[Inputs]:
+    """Every call in a file that `dit-accel capture` wrote. Raises ValueError when it is something else."""
+    captures, provenance = read(path)
+    model = provenance.get("model", {}).get("file", "a model")
+    return [
+        Inputs(*capture[:3], capture.layout, capture.sha256(), f"{model} block {capture.block} sigma {capture.sigma}")
+        for capture in captures
+    ]
 
 
 def grid_for(tokens: int) -> tuple[int, int, int]:
@@ -67,10 +79,7 @@ def video_inputs(clip: Path, tokens: int, heads: int, head_dim: int, seed: int =
     angles = _angles((t, h, w), head_dim)
     q, k = (_rotate(_normalise(x), angles).contiguous() for x in (q, k))
     v = v.contiguous()
-    digest = hashlib.sha256()
-    for x in (q, k, v):
-        digest.update(x.numpy().tobytes())
-    return Inputs(q, k, v, (t, h, w), digest.hexdigest())
+    return Inputs(q, k, v, TokenLayout((t, h, w)), sha256(q, k, v), "projections of Big Buck Bunny")
 
 
 def _normalise(x: Tensor) -> Tensor:

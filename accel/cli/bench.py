@@ -3,20 +3,28 @@
 from __future__ import annotations
 
 import argparse
-import importlib.metadata
 import importlib.util
 import json
 import platform
-from typing import Any
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+from ..files import replacing
+from ..version import PACK_VERSION
 from . import Problem
 from .checks import REFERENCE_NOTE, kernel_problem, need_clip, need_writable_file
 from .table import table
 
-NOTE = (
+if TYPE_CHECKING:
+    from ..bench.inputs import Inputs
+
+PROJECTIONS_NOTE = (
     "Inputs: patches of the Big Buck Bunny clip through fixed random projections; real content, but not a "
-    "trained model's. first plan: without a warm start. error: relative L2 against fp32 dense attention."
+    "trained model's: `dit-accel capture` makes such ones."
 )
+CAPTURE_NOTE = "Inputs: what a trained model computed on real frames."
+NOTE = "first plan: without a warm start. error: relative L2 against fp32 dense attention."
 
 
 def run(options: argparse.Namespace) -> int:
@@ -30,60 +38,77 @@ def run(options: argparse.Namespace) -> int:
 
     from ..attention.planners import PLANNERS
     from ..bench.attention import measure
-    from ..bench.inputs import video_inputs
 
     patterns = options.pattern or list(PLANNERS)
     for pattern in patterns:
         if pattern not in PLANNERS:
             raise Problem(f"--pattern: expected some of {', '.join(PLANNERS)}, found {pattern}")
-    clip = need_clip()
+    inputs, head_dim = _captured(options.capture) if options.capture else _projected(options)
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
     dtype = torch.bfloat16 if device == "cuda" else torch.float32
-    reason = kernel_problem(dtype, options.head_dim)
+    reason = kernel_problem(dtype, head_dim)
     machine = {
         "device": torch.cuda.get_device_name() if device == "cuda" else f"CPU, {torch.get_num_threads()} threads",
         "platform": platform.platform(),
         "torch": torch.__version__,
-        "pack": importlib.metadata.version("dit-accel"),
+        "pack": PACK_VERSION,
         "no_kernel_because": reason or None,
     }
     print(f"{machine['device']}; torch {machine['torch']}; {machine['platform']}", flush=True)
 
-    rows = []
-    for tokens in options.tokens:
-        try:
-            inputs = video_inputs(clip, tokens, options.heads, options.head_dim)
-        except ValueError as error:
-            raise Problem(f"--{error}") from error
-        rows += [
-            measure(
-                inputs,
-                pattern,
-                top_p=options.top_p,
-                repeats=options.repeats,
-                device=device,
-                backend="reference" if reason else "triton",
-            )
-            for pattern in patterns
-        ]
-    print(f"\n{_table(rows)}\n\n{NOTE}")
+    rows = [
+        measure(
+            one,
+            pattern,
+            top_p=options.top_p,
+            repeats=options.repeats,
+            device=device,
+            backend="reference" if reason else "triton",
+        )
+        for one in inputs
+        for pattern in patterns
+    ]
+    print(f"\n{_table(rows)}\n\n{CAPTURE_NOTE if options.capture else PROJECTIONS_NOTE} {NOTE}")
     if reason:
         print(REFERENCE_NOTE.format(reason=reason))
     if options.json:
         report = {"format": "dit-accel/bench-attention", "version": 1, "machine": machine, "rows": rows}
-        # A reader never sees half of it, and a failure leaves the old file.
-        partial = options.json.with_name(f"{options.json.name}.partial")
-        partial.write_text(json.dumps(report, indent=2) + "\n", "utf-8")
-        partial.replace(options.json)
+        with replacing(options.json) as partial:
+            partial.write_text(json.dumps(report, indent=2) + "\n", "utf-8")
     return 0
 
 
+def _projected(options: argparse.Namespace) -> tuple[Iterable[Inputs], int]:
+    from ..bench.inputs import video_inputs
+
+    clip = need_clip()
+
+    def make(tokens: int) -> Inputs:
+        try:
+            return video_inputs(clip, tokens, options.heads, options.head_dim)
+        except ValueError as error:
+            raise Problem(f"--{error}") from error
+
+    return map(make, options.tokens), options.head_dim
+
+
+def _captured(path: Path) -> tuple[Iterable[Inputs], int]:
+    from ..bench.inputs import captured_inputs
+
+    try:
+        inputs = captured_inputs(path)
+    except (ValueError, OSError) as error:
+        raise Problem(f"--capture: {error}") from error
+    return inputs, inputs[0].q.shape[-1]
+
+
 def _table(rows: list[dict[str, Any]]) -> str:
-    header = ("tokens", "heads", "pattern", "backend", "density", "error")
+    header = ("inputs", "tokens", "heads", "pattern", "backend", "density", "error")
     header += ("first plan ms", "plan ms", "kernel ms", "dense ms", "dense error")
     cells = [
         (
+            row["inputs"],
             str(row["tokens"]),
             str(row["heads"]),
             row["pattern"],

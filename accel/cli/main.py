@@ -29,13 +29,28 @@ def _parser() -> argparse.ArgumentParser:
     doctor = commands.add_parser("doctor", help="what was found here, and what runs on it")
     doctor.set_defaults(run=_doctor)
 
-    demo = commands.add_parser("demo", help="one graph in a headless ComfyUI, dense and sparse, on real frames")
+    demo = commands.add_parser("demo", help="one graph in a headless ComfyUI, dense and with every pattern")
     demo.add_argument("--output", type=Path, default=Path("dit-accel-demo"), help="folder for the results")
-    demo.add_argument("--frames", type=_positive, default=13, help="frames of the clip, at most 66 (default 13)")
-    demo.add_argument("--width", type=_positive, default=256, help="picture width in pixels (default 256)")
-    demo.add_argument("--steps", type=_positive, default=3, help="sampling steps (default 3)")
+    demo.add_argument("--prompt", default="bunny", help="a prompt that the bundled model knows (default bunny)")
+    demo.add_argument("--frames", type=_positive, default=33, help="frames to make (default 33)")
+    demo.add_argument("--width", type=_positive, default=320, help="picture width in pixels (default 320)")
+    demo.add_argument("--steps", type=_positive, default=12, help="sampling steps, at least 2 (default 12)")
     demo.add_argument("--top-p", type=_mass, default=0.9, help="attention mass to keep, 0.05 to 1 (default 0.9)")
     demo.set_defaults(run=_demo)
+
+    capture = commands.add_parser("capture", help="q, k, v of a model on real frames, for the bench")
+    capture.add_argument("--output", type=Path, default=Path("capture.safetensors"), help="the file to write")
+    capture.add_argument(
+        "--grid", type=_positive, nargs=3, default=[9, 18, 30], metavar=("T", "H", "W"), help="tokens (default 9 18 30)"
+    )
+    capture.add_argument("--blocks", type=_index, nargs="+", help="transformer blocks to keep (default: all)")
+    capture.add_argument("--heads", type=_index, nargs="+", help="heads to keep (default: all)")
+    capture.add_argument(
+        "--sigmas", type=_sigma, nargs="+", default=[0.7], help="noise levels, one forward at each (default 0.7)"
+    )
+    for name in ("model", "vae", "conditioning"):
+        capture.add_argument(f"--{name}", type=Path, help=f"the {name} file, all three or none (default: bundled)")
+    capture.set_defaults(run=_capture)
 
     bench = commands.add_parser("bench", help="tables of times and errors")
     subjects = bench.add_subparsers(required=True, metavar="subject")
@@ -47,6 +62,7 @@ def _parser() -> argparse.ArgumentParser:
     attention.add_argument("--head-dim", type=int, choices=(64, 128), default=128)
     attention.add_argument("--pattern", nargs="+", default=None, help="patterns (default: all)")
     attention.add_argument("--top-p", type=_mass, default=0.9, help="attention mass to keep, 0.05 to 1 (default 0.9)")
+    attention.add_argument("--capture", type=Path, help="measure on what `dit-accel capture` wrote, not on --tokens")
     attention.add_argument("--repeats", type=_positive, default=5, help="timed runs; the median is shown")
     attention.add_argument("--json", type=Path, help="write the rows, the inputs' hashes and the machine here")
     attention.set_defaults(run=_bench_attention)
@@ -57,6 +73,20 @@ def _positive(text: str) -> int:
     value = int(text)
     if value < 1:
         raise argparse.ArgumentTypeError(f"expected 1 or more, found {value}")
+    return value
+
+
+def _index(text: str) -> int:
+    value = int(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"expected 0 or more, found {value}")
+    return value
+
+
+def _sigma(text: str) -> float:
+    value = float(text)
+    if not 0 < value <= 1:
+        raise argparse.ArgumentTypeError(f"expected a number above 0, up to 1, found {text}")
     return value
 
 
@@ -75,6 +105,12 @@ def _doctor(options: argparse.Namespace) -> int:
 
 def _demo(options: argparse.Namespace) -> int:
     from .demo import run
+
+    return run(options)
+
+
+def _capture(options: argparse.Namespace) -> int:
+    from .capture import run
 
     return run(options)
 

@@ -82,7 +82,7 @@ class Patch:
             self.settings,
             budget,
             SigmaWindow.of(budget, lambda percent: float(percent_to_sigma(percent))),
-            type(_diffusion_model(model_patcher.model)).__name__,
+            type(diffusion_model(model_patcher.model)).__name__,
         )
 
     def apply_model(self, executor, x, t, c_concat, c_crossattn, control, transformer_options, **kwargs):
@@ -96,7 +96,7 @@ class Patch:
         if run is None:
             return executor(x, t, c_concat, c_crossattn, control, transformer_options, **kwargs)
 
-        model = _diffusion_model(executor.class_obj)
+        model = diffusion_model(executor.class_obj)
         family = family_of(model)
         inputs = ForwardInputs(x, c_crossattn, kwargs)
         layout = family.layout(model, inputs) if family else reasons.FAMILY
@@ -140,6 +140,6 @@ def _dense_reason(run: Run, layout: TokenLayout, options) -> str | None:
     return None
 
 
-def _diffusion_model(base_model):
-    # torch.compile wraps the module and keeps the original inside.
+def diffusion_model(base_model):
+    """The network inside a ComfyUI BaseModel; torch.compile wraps it and keeps the original inside."""
     return getattr(base_model.diffusion_model, "_orig_mod", base_model.diffusion_model)

@@ -10,6 +10,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from dit_accel.accel.comfy.embedded import import_comfyui
+
 TEXT_WIDTH = 64
 HEADS = 2
 WIDTH = HEADS * 128
@@ -112,11 +114,7 @@ def _tensors(shapes, seed):
 
 
 def _main(comfyui: str, folder: str, *names: str) -> None:
-    sys.path.insert(0, comfyui)
-    sys.argv = [sys.argv[0], "--cpu"]
-    import comfy.options
-
-    comfy.options.enable_args_parsing()
+    import_comfyui(Path(comfyui), "--cpu")
     import importlib
 
     import comfy.ops

@@ -42,7 +42,7 @@ def test_too_many_tokens_are_refused():
 
 
 def test_tokens_are_not_copies_of_each_other(small):
-    tokens = math.prod(small.grid)
+    tokens = math.prod(small.layout.grid)
     assert small.q.shape == small.k.shape == small.v.shape == (1, 2, tokens, 64)
     for x in (small.q, small.k, small.v):
         # A real picture may hold two equal flat patches.

@@ -1,0 +1,54 @@
+"""`dit-accel capture`: q, k and v of a trained model on real frames, in a file for the bench and for tests."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+from pathlib import Path
+
+from ..comfy.models import BUNDLED, FOLDER
+from . import Problem
+from .checks import need_clip, need_comfyui, need_writable_file
+from .demo_graph import MODEL, PROMPT, VAE
+
+FILES = {
+    "model": BUNDLED / "diffusion_models" / MODEL,
+    "vae": BUNDLED / "vae" / VAE,
+    "conditioning": BUNDLED / FOLDER / PROMPT.format("bunny"),
+}
+
+
+def run(options: argparse.Namespace) -> int:
+    """Writes options.output and prints what is in it. Raises Problem when something is missing or does not fit."""
+    need_writable_file("--output", options.output)
+    given = {name for name in FILES if getattr(options, name)}
+    if given and given != set(FILES):
+        # Another model's latents and prompts would be nonsense to it, without any error.
+        raise Problem(f"--{min(set(FILES) - given)}: expected with --{min(given)}, since they belong together")
+    files = {name: getattr(options, name) or bundled for name, bundled in FILES.items()}
+    for name, path in files.items():
+        if not path.is_file():
+            raise Problem(f"--{name}: expected a file, found none at {path}")
+    comfyui, clip = need_comfyui(), need_clip()
+    # ComfyUI's requirements are there, so torch is.
+    from ..bench import captures
+    from . import capture_run
+
+    settings = {name: getattr(options, name) for name in ("grid", "blocks", "heads", "sigmas")}
+    try:
+        found = capture_run.capture(comfyui, files, clip, **settings)
+    except (ValueError, RuntimeError) as error:
+        raise Problem(str(error)) from error
+    provenance = {name: _identity(path) for name, path in {**files, "clip": clip}.items()}
+    captures.write(options.output, found, {**provenance, **settings, "seed": capture_run.SEED})
+    print(f"\n{capture_run.show(found)}\n")
+    print(f"{options.output}: {len(found)} calls of {found[0].layout.video} video tokens, {tuple(found[0].q.shape)}")
+    return 0
+
+
+def _identity(path: Path) -> dict[str, str]:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while piece := file.read(1 << 24):
+            digest.update(piece)
+    return {"file": path.name, "sha256": digest.hexdigest()}

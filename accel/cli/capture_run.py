@@ -1,0 +1,68 @@
+"""Running a model on encoded frames and keeping what its attention saw."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+
+from ..bench.captures import Capture
+from ..bench.clip import FRAMES, read_frames
+from ..bench.concentration import BLOCK, key_block_share
+from ..comfy import conditioning
+from ..comfy.embedded import import_comfyui
+from ..comfy.loading import VideoEncoder, load_diffusion_model
+from ..comfy.recorder import Recorder, denoise_once
+from .table import table
+
+SEED = 0
+# Latent pixels in a token's side, and frames in a latent frame after the first: those of the Wan family.
+PATCH = 2
+FRAMES_PER_LATENT = 4
+
+
+def capture(
+    comfyui: Path,
+    files: Mapping[str, Path],
+    clip: Path,
+    *,
+    grid: tuple[int, int, int],
+    blocks: Sequence[int] | None,
+    heads: Sequence[int] | None,
+    sigmas: Sequence[float],
+) -> list[Capture]:
+    """The calls of one forward at each noise level, on the first frames of the clip encoded to `grid` (T, H, W) tokens.
+
+    files: of the model, its autoencoder ("vae") and a conditioning. blocks, heads: what to keep, None for all. Raises
+    ValueError when the model is of no known family, or has no such block or head.
+    """
+    import_comfyui(comfyui, *([] if torch.cuda.is_available() else ["--cpu"]))
+    t, h, w = grid
+    length = FRAMES_PER_LATENT * (t - 1) + 1
+    if length > FRAMES:
+        raise ValueError(f"grid: expected at most {(FRAMES - 1) // FRAMES_PER_LATENT + 1} latent frames, found {t}")
+    recorder = Recorder(blocks, heads)
+    found = []
+    with torch.inference_mode():
+        encode = VideoEncoder(files["vae"])
+        pixels = PATCH * encode.pixels
+        latent = encode(read_frames(clip, range(length), h * pixels, w * pixels))
+        model = recorder.attach(load_diffusion_model(files["model"]))
+        positive = conditioning.load(files["conditioning"])
+        for sigma in sigmas:
+            denoise_once(model, positive, latent, sigma, SEED)
+            found += [Capture(q, k, v, recorder.layout, block, sigma) for block, q, k, v in recorder.calls]
+    missing = set(blocks or ()) - {one.block for one in found}
+    if missing:
+        raise ValueError(f"blocks: the model has no video self-attention in {sorted(missing)}")
+    return found
+
+
+def show(found: Sequence[Capture]) -> str:
+    """A table of the captured calls: how concentrated each is."""
+    # At least sixteen blocks, so that a share says something.
+    tokens = max(1, min(BLOCK, found[0].layout.total // 16))
+    header = ("block", "sigma", f"share of key blocks ({tokens} tokens) for 90 % of the mass")
+    rows = [(f"{one.block}", f"{one.sigma}", f"{key_block_share(one.q, one.k, block=tokens):.3f}") for one in found]
+    return table(header, rows)
