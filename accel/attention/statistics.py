@@ -117,13 +117,17 @@ class RunSummary:
 
 _LINE = re.compile(
     r"(?P<pattern>\w+) on (?P<model>[\w.]+), budget (?P<budget>[\w ()]+): (?P<sparse>\d+) sparse calls"
-    r"(?:; mean density (?P<density>[\d.]+), planning (?P<plan>\d+)% of their time, backend (?P<backend>\w+))?"
+    r"(?:; mean density (?P<density>[\d.]+), planning (?P<plan>\d+)% of their time, backend (?P<backend>[\w, ]+))?"
+    r"(?:; max_density cut [^;]*)?; \d+ dense calls(?: \((?P<dense>.*? \d+)\)(?=; |$))?",
+    re.MULTILINE,
 )
+
+_COUNT = re.compile(r"(?:^|, )(.+?) (\d+)(?=, |$)")
 
 
 def parse_line(line: str) -> dict | None:
     """The numbers of `RunSummary.line` found in a log line, or None: pattern, model, budget, sparse (calls),
-    density, plan_share, backend. For programs that drive a server and see only its log."""
+    density, plan_share, backend, dense (calls by reason). For programs that drive a server and see only its log."""
     match = _LINE.search(line)
     if match is None:
         return None
@@ -135,6 +139,7 @@ def parse_line(line: str) -> dict | None:
         "density": float(match["density"]) if match["density"] else None,
         "plan_share": int(match["plan"]) / 100 if match["plan"] else None,
         "backend": match["backend"],
+        "dense": {name: int(count) for name, count in _COUNT.findall(match["dense"] or "")},
     }
 
 

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import importlib.metadata
+import re
+import sys
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..comfy.server import find_comfyui, missing_comfyui
 from . import Problem
 
 if TYPE_CHECKING:
@@ -15,6 +19,35 @@ REFERENCE_NOTE = (
     "No kernel can run here ({reason}): attention ran in the PyTorch reference, and its times show no speed-up. "
     "They are no measure of the kernels."
 )
+
+
+def need_comfyui() -> Path:
+    """ComfyUI's folder. Raises Problem where there is none, or where its requirements are not installed."""
+    comfyui = find_comfyui()
+    if comfyui is None:
+        raise Problem(missing_comfyui())
+    missing = missing_requirements((comfyui / "requirements.txt").read_text("utf-8"))
+    if missing:
+        raise Problem(
+            f"requirements of ComfyUI are missing ({', '.join(missing)}): "
+            f'"{sys.executable}" -m pip install -r "{comfyui / "requirements.txt"}"'
+        )
+    return comfyui
+
+
+def missing_requirements(text: str) -> list[str]:
+    """Names of the distributions in a requirements file that are not installed, up to ComfyUI's line
+    `#non essential dependencies`. Versions are left to pip and to ComfyUI, which warns about them."""
+    missing = []
+    for line in text.lower().partition("#non essential")[0].splitlines():
+        match = re.match(r"[a-z0-9][a-z0-9._-]*", line.strip())
+        if match is None:
+            continue
+        try:
+            importlib.metadata.version(match[0])
+        except importlib.metadata.PackageNotFoundError:
+            missing.append(match[0])
+    return missing
 
 
 def need_clip() -> Path:

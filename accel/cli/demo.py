@@ -1,85 +1,70 @@
-"""`dit-accel demo`: one graph in a headless ComfyUI, dense and sparse, on real frames."""
+"""`dit-accel demo`: one graph in a headless ComfyUI, dense and with every pattern, on the model that comes along."""
 
 from __future__ import annotations
 
 import argparse
-import importlib.metadata
-import re
-import sys
 import tempfile
 from pathlib import Path
 
-from ..comfy.server import GraphFailed, GraphRejected, ServerDied, find_comfyui, missing_comfyui
+from ..comfy.models import BUNDLED, FOLDER
+from ..comfy.server import GraphFailed, GraphRejected, ServerDied
 from . import Problem
-from .checks import kernel_problem, need_clip, need_writable_folder
+from .checks import kernel_problem, need_comfyui, need_writable_folder
+from .demo_graph import PROMPT
 
-# Every second frame: more motion in few frames.
-STRIDE = 2
+HEAD_DIM = 128
+# Pixels per token: 8 in the autoencoder, 2 in the transformer's patches.
+TOKEN = 16
+ASPECT = 3 / 5
+
+
+def prompts() -> list[str]:
+    """Names of the prompts that the bundled model knows."""
+    before, after = PROMPT.split("{}")
+    files = sorted((BUNDLED / FOLDER).glob(PROMPT.format("*")))
+    return [file.name.removeprefix(before).removesuffix(after) for file in files]
 
 
 def run(options: argparse.Namespace) -> int:
-    """Leaves dense.mp4, sparse.mp4, difference.png and report.json in options.output and prints the table.
+    """Leaves a clip per result, contact_sheet.png and report.json in options.output and prints the table.
 
     Raises Problem, and leaves nothing, when something is missing or the result proves nothing
     (demo_report.check).
     """
     need_writable_folder("--output", options.output)
-    comfyui = _comfyui()
+    if options.prompt not in prompts():
+        raise Problem(f"--prompt: expected one of {', '.join(prompts())}, found {options.prompt}")
+    if options.steps < 2:
+        raise Problem(f"--steps: expected 2 or more, since the first stays dense; found {options.steps}")
+    comfyui = need_comfyui()
     # ComfyUI's requirements are there, so torch and PyAV are.
     import torch
 
-    from ..bench import clip
-    from . import demo_model, demo_report, demo_run
+    from ..attention.planners import PLANNERS
+    from . import demo_report, demo_run
 
-    file = need_clip()
-    most = clip.FRAMES // STRIDE
-    if options.frames > most:
-        raise Problem(f"--frames: expected at most {most}, found {options.frames}")
-    # Whole tokens: a latent pixel is 4 pixels, a token 2 latent pixels.
-    width = max(8, options.width // 8 * 8)
-    height = max(8, round(width * clip.HEIGHT / clip.WIDTH / 8) * 8)
-    frames = clip.read_frames(file, range(0, options.frames * STRIDE, STRIDE), height, width)
-
-    reason = kernel_problem(torch.float16, demo_model.DIM // demo_model.HEADS)
+    width = max(TOKEN, options.width // TOKEN * TOKEN)
+    settings = {
+        "prompt": options.prompt,
+        "width": width,
+        "height": max(TOKEN, round(width * ASPECT / TOKEN) * TOKEN),
+        # The autoencoder takes four frames at a time, after the first.
+        "frames": (options.frames - 1) // 4 * 4 + 1,
+        "steps": options.steps,
+        "top_p": options.top_p,
+    }
+    reason = kernel_problem(torch.bfloat16, HEAD_DIM)
     # Where a kernel can run, the demo is there to show it: one that fails must not pass unseen.
     fallback = "reference" if reason else "error"
-    settings = {"steps": options.steps, "top_p": options.top_p}
     with tempfile.TemporaryDirectory(prefix="dit-accel-") as base:
         try:
-            dense, sparse = demo_run.sample(comfyui, Path(base), frames, fallback=fallback, **settings)
+            results = demo_run.sample(comfyui, Path(base), list(PLANNERS), fallback=fallback, **settings)
         except (GraphRejected, GraphFailed, ServerDied, TimeoutError) as error:
             raise Problem(f"ComfyUI failed: {error}") from error
-    report = demo_report.make_report(dense, sparse, frames, no_kernel_because=reason, **settings)
+    report = demo_report.make_report(results, settings, no_kernel_because=reason)
     demo_report.check(report)
-    demo_report.write(options.output, dense, sparse, report, clip.RATE // STRIDE)
+    demo_report.write(options.output, results, report)
     print(f"\n{demo_report.show(report)}")
-    print(f"Written to {options.output}: dense.mp4, sparse.mp4, difference.png, report.json")
+    files = [*(f"{name}.mp4" for name in results), "contact_sheet.png", "report.json"]
+    print(f"Written to {options.output}: {', '.join(files)}")
     return 0
-
-
-def _comfyui() -> Path:
-    comfyui = find_comfyui()
-    if comfyui is None:
-        raise Problem(missing_comfyui())
-    missing = missing_requirements((comfyui / "requirements.txt").read_text("utf-8"))
-    if missing:
-        raise Problem(
-            f"requirements of ComfyUI are missing ({', '.join(missing)}): "
-            f'"{sys.executable}" -m pip install -r "{comfyui / "requirements.txt"}"'
-        )
-    return comfyui
-
-
-def missing_requirements(text: str) -> list[str]:
-    """Names of the distributions in a requirements file that are not installed, up to ComfyUI's line
-    `#non essential dependencies`. Versions are left to pip and to ComfyUI, which warns about them."""
-    missing = []
-    for line in text.lower().partition("#non essential")[0].splitlines():
-        match = re.match(r"[a-z0-9][a-z0-9._-]*", line.strip())
-        if match is None:
-            continue
-        try:
-            importlib.metadata.version(match[0])
-        except importlib.metadata.PackageNotFoundError:
-            missing.append(match[0])
-    return missing

@@ -1,46 +1,38 @@
-"""The demo's graph in ComfyUI's API format, and the mapping between frames and its latents."""
+"""The demo's graph in ComfyUI's API format: the bundled model from noise to frames."""
 
 from __future__ import annotations
 
 from typing import Any
 
-import torch
-from torch import Tensor
-
-# Latent channels are pixels: a block of 4 x 4 pixels with 3 colours gives 48. ComfyUI then standardises the
-# channels with Wan 2.2's statistics, whose standard deviations lie around one half.
-FOLD = 4
-SPREAD = 0.5
-NOISE_SEED = 7
-DENOISE = 0.12
-
-
-def to_latent(frames: Tensor) -> Tensor:
-    """Frames fp32 [T, 3, H, W] in 0..1 as a latent [1, 48, T, H/4, W/4]; H and W are multiples of 4."""
-    folded = torch.nn.functional.pixel_unshuffle(frames * 2 - 1, FOLD)
-    return (folded * SPREAD).transpose(0, 1)[None].contiguous()
-
-
-def to_frames(latent: Tensor) -> Tensor:
-    """Inverse of `to_latent`, clamped to 0..1."""
-    folded = latent[0].transpose(0, 1) / SPREAD
-    return ((torch.nn.functional.pixel_shuffle(folded, FOLD) + 1) / 2).clamp(0, 1)
+MODEL = "dit_accel_demo_dit.safetensors"
+VAE = "dit_accel_demo_vae.safetensors"
+PROMPT = "dit_accel_demo_{}.safetensors"
+# The noise schedule the model was trained with.
+SHIFT = 3.0
+SEED = 7
 
 
 def graph(
-    checkpoint: str, latent: str, prefix: str, *, steps: int, sparse: dict[str, Any] | None, seed: int = NOISE_SEED
+    prompt: str,
+    *,
+    width: int,
+    height: int,
+    frames: int,
+    steps: int,
+    prefix: str,
+    sparse: dict[str, Any] | None,
+    seed: int = SEED,
 ) -> dict[str, Any]:
-    """Load model and latent, sample, save the latent under `prefix`.
+    """Samples a clip and saves its latent and its frames (PNG) under `prefix`.
 
-    sparse: the inputs of DitAccelBudget and the fallback of DitAccelSparseAttention, or None for the graph
-    without our nodes.
+    sparse: the inputs of DitAccelBudget (`budget`) and DitAccelSparseAttention's `pattern` and `fallback`, or None
+    for the graph without these nodes.
     """
     nodes = {
-        "model": _node("UNETLoader", unet_name=checkpoint, weight_dtype="default"),
-        # Without a shift the end of the schedule has little noise: the picture stays recognisable.
-        "schedule": _node("ModelSamplingSD3", model=["model", 0], shift=1.0),
-        "text": _node("LotusConditioning"),
-        "frames": _node("LoadLatent", latent=latent),
+        "model": _node("UNETLoader", unet_name=MODEL, weight_dtype="default"),
+        "schedule": _node("ModelSamplingSD3", model=["model", 0], shift=SHIFT),
+        "prompt": _node("DitAccelLoadConditioning", conditioning_name=PROMPT.format(prompt)),
+        "empty": _node("EmptyHunyuanLatentVideo", width=width, height=height, length=frames, batch_size=1),
         "sample": _node(
             "KSampler",
             model=["schedule", 0],
@@ -49,19 +41,22 @@ def graph(
             cfg=1.0,
             sampler_name="euler",
             scheduler="simple",
-            positive=["text", 0],
-            negative=["text", 0],
-            latent_image=["frames", 0],
-            denoise=DENOISE,
+            positive=["prompt", 0],
+            negative=["prompt", 0],
+            latent_image=["empty", 0],
+            denoise=1.0,
         ),
-        "save": _node("SaveLatent", samples=["sample", 0], filename_prefix=prefix),
+        "save latent": _node("SaveLatent", samples=["sample", 0], filename_prefix=prefix),
+        "vae": _node("VAELoader", vae_name=VAE),
+        "decode": _node("VAEDecode", samples=["sample", 0], vae=["vae", 0]),
+        "save frames": _node("SaveImage", images=["decode", 0], filename_prefix=prefix),
     }
     if sparse is not None:
         nodes["budget"] = _node("DitAccelBudget", **sparse["budget"])
         nodes["sparse"] = _node(
             "DitAccelSparseAttention",
             model=["schedule", 0],
-            pattern="svg2",
+            pattern=sparse["pattern"],
             precision="auto",
             token_order="auto",
             guard="on",

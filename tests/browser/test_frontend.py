@@ -1,13 +1,18 @@
 """What a person sees of our nodes in the frontend."""
 
 import json
+import urllib.request
 from pathlib import Path
 
 import pytest
 
+from dit_accel.accel.attention.statistics import parse_line
+
 pytestmark = pytest.mark.browser
 
-WORKFLOW = Path(__file__).parents[2] / "workflows" / "wan2.1_t2v_sparse_attention.json"
+WORKFLOWS = Path(__file__).parents[2] / "workflows"
+WORKFLOW = WORKFLOWS / "wan2.1_t2v_sparse_attention.json"
+SMALL_MODEL = WORKFLOWS / "small_video_model.json"
 BUDGET = "Attention Budget (DiT Accel)"
 SPARSE = "Sparse Attention (DiT Accel)"
 
@@ -141,8 +146,9 @@ def test_loading_a_saved_workflow_changes_nothing(page):
     assert list(values(page).values()) == budget["widgets_values"]
 
 
-def test_the_example_workflow_opens_and_queues_a_valid_prompt(page, server):
-    saved = json.loads(WORKFLOW.read_text("utf-8"))
+def open_and_queue(page, workflow: Path) -> str:
+    """Opens a workflow as the template browser does and presses Run; the prompt's id."""
+    saved = json.loads(workflow.read_text("utf-8"))
     page.evaluate("(workflow) => app.loadGraphData(workflow)", saved)
     page.wait_for_timeout(1000)
     types = sorted(page.evaluate("app.graph.nodes.map((n) => n.type)"))
@@ -151,18 +157,42 @@ def test_the_example_workflow_opens_and_queues_a_valid_prompt(page, server):
     with page.expect_response(lambda r: r.url.endswith("/prompt") and r.request.method == "POST") as sent:
         page.get_by_test_id("queue-button").click()
     answer = sent.value.json()
-    server.cancel(answer["prompt_id"])
     assert sent.value.status == 200
     assert answer["node_errors"] == {}
+    return answer["prompt_id"]
 
 
-def test_the_example_is_in_the_template_browser(server):
+def test_the_example_workflow_opens_and_queues_a_valid_prompt(page, server):
+    server.cancel(open_and_queue(page, WORKFLOW))
+
+
+def test_the_small_models_workflow_runs_as_it_is(page, server):
+    mark = server.mark()
+    entry = server.wait(open_and_queue(page, SMALL_MODEL), timeout=300)
+    (video,) = (saved for output in entry["outputs"].values() for saved in output.get("images", []))
+    file = server.base / "output" / video["subfolder"] / video["filename"]
+    assert file.suffix == ".mp4" and file.stat().st_size > 5000
+    log = parse_line(server.log_since(mark))
+    assert log["sparse"] > 0 and log["density"] < 0.9
+
+
+@pytest.mark.parametrize("workflow", sorted(WORKFLOWS.glob("*.json")), ids=lambda path: path.stem)
+def test_every_example_is_in_the_template_browser(server, workflow):
     names = [name for group in server.request("/workflow_templates").values() for name in group]
-    assert WORKFLOW.stem in names
+    assert workflow.stem in names
 
 
-def test_the_example_says_which_pack_its_nodes_come_from():
-    nodes = json.loads(WORKFLOW.read_text("utf-8"))["nodes"]
+def test_the_small_models_workflow_has_a_picture(server):
+    (folder,) = (folder for folder, names in server.request("/workflow_templates").items() if SMALL_MODEL.stem in names)
+    with urllib.request.urlopen(f"{server.url}/api/workflow_templates/{folder}/{SMALL_MODEL.stem}.jpg") as answer:
+        picture = answer.read()
+    assert picture == SMALL_MODEL.with_suffix(".jpg").read_bytes()
+    assert picture.startswith(b"\xff\xd8") and len(picture) < 200_000
+
+
+@pytest.mark.parametrize("workflow", sorted(WORKFLOWS.glob("*.json")), ids=lambda path: path.stem)
+def test_the_examples_say_which_pack_their_nodes_come_from(workflow):
+    nodes = json.loads(workflow.read_text("utf-8"))["nodes"]
     ours = [node for node in nodes if node["type"].startswith("DitAccel")]
-    assert len(ours) == 2
+    assert len(ours) >= 2
     assert all(node["properties"]["cnr_id"] == "dit-accel" and node["properties"]["ver"] for node in ours)

@@ -53,6 +53,7 @@ def test_summary_line_round_trip():
     assert parsed["backend"] == "reference"
     assert parsed["model"] == "WanModel"
     assert parsed["budget"] == "auto (few_step)"
+    assert parsed["dense"] == {"cross-attention": 6}
 
 
 def test_a_run_without_effect_says_why():
@@ -98,6 +99,18 @@ def test_the_run_and_its_settings_survive_a_deep_copy():
 
     run = a_run()
     assert copy.deepcopy({"options": {"run": run}})["options"]["run"] is run
+
+
+def test_reasons_are_parsed_whatever_is_in_them():
+    reasons = {
+        "no fast kernel: no C compiler (cc, gcc)": 4,
+        "no fast kernel: X (error 5)": 9,
+        "outside the budget's window": 2,
+    }
+    line = RunSummary("svg2", "WanModel", "custom", dense=reasons, notes=("a note (1)",)).line()
+    assert parse_line(f"{line}\nanother line (2)\n")["dense"] == reasons
+    both = RunSummary("svg2", "WanModel", "custom", sparse={"triton": 1, "reference": 2}, density=0.5).line()
+    assert parse_line(both)["backend"] == "triton, reference"
 
 
 def test_other_lines_are_not_parsed():
