@@ -40,7 +40,8 @@ def server(comfyui: Path, tmp_path_factory) -> Iterator[Server]:
         file = base / "models" / name
         file.parent.mkdir(parents=True, exist_ok=True)
         file.touch()
-    with Server(comfyui, base, [PACK], ["--cpu"]) as server:
+    # A workflow that runs would take hours in Triton's interpreter.
+    with Server(comfyui, base, [PACK], ["--cpu"], {"TRITON_INTERPRET": "0"}) as server:
         # Else the template browser covers the canvas on the first visit.
         server.request("/settings/Comfy.TutorialCompleted", True)
         yield server
