@@ -8,6 +8,7 @@ import torch
 from dit_accel.accel.bench.clip import find_clip, read_frames
 from dit_accel.accel.cli.capture import FILES
 from dit_accel.accel.comfy import conditioning
+from dit_accel.accel.comfy.loading import load_diffusion_model
 from dit_accel.accel.comfy.models import BUNDLED
 from dit_accel.accel.comfy.recorder import Recorder, denoise_once
 from dit_accel.accel.report.metrics import psnr
@@ -35,10 +36,8 @@ def vae(comfy):
 
 @pytest.fixture(scope="module")
 def model(comfy):
-    import comfy.sd
-
     with torch.inference_mode():
-        return comfy.sd.load_diffusion_model(str(FILES["model"]))
+        return load_diffusion_model(FILES["model"])
 
 
 @pytest.fixture(scope="module")

@@ -99,7 +99,7 @@ def test_a_missing_file_is_refused_before_the_run(play):
         sample(play, lambda graph: graph.add("DitAccelLoadConditioning", conditioning_name="gone.safetensors"))
 
 
-@pytest.mark.parametrize("prefix", ["../outside", "/tmp/outside"])
+@pytest.mark.parametrize("prefix", ["../outside", "/outside"])
 def test_a_prefix_cannot_leave_the_folder(play, server, prefix):
     graph = Graph()
     graph.add("DitAccelSaveConditioning", conditioning=graph.conditioning(5), filename_prefix=prefix)
