@@ -11,7 +11,7 @@ import torch
 from . import clips, dit, evaluate, export, latents, vae
 
 VAE_STEPS = 2000
-DIT_STEPS = 5000
+DIT_STEPS = 12600
 
 
 def main() -> None:
@@ -32,9 +32,12 @@ def run(options: argparse.Namespace, device: torch.device, deadline: float) -> b
     """One stage, or as much of it as there is time for; True when it is complete."""
     folder = options.folder
     if options.stage == "vae":
-        return vae.train(folder, device, options.steps or VAE_STEPS, deadline)
+        done = vae.train(folder, device, options.steps or VAE_STEPS, deadline)
+        if done:
+            export.vae(folder)
+        return done
     if options.stage == "latents":
-        return latents.write(folder, device, export.vae(folder), deadline)
+        return latents.write(folder, device, export.exported_vae(), deadline)
     if options.stage == "dit":
         return dit.train(folder, device, options.steps or DIT_STEPS, deadline)
     if options.stage == "clips":

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import torch
-from safetensors.torch import save
+from safetensors.torch import load_file, save
 from torch import Tensor
 
 from dit_accel.accel.cli.demo_graph import MODEL, PROMPT, VAE
@@ -20,14 +20,18 @@ LICENCE = "Apache-2.0; see MODEL_CARD.md"
 TRAINING = BUNDLED / "training.json"
 
 
-def vae(folder: Path) -> dict[str, Tensor]:
-    """Writes the autoencoder (fp16), its latents brought to scale, and returns these weights in fp32."""
+def vae(folder: Path) -> None:
+    """Writes the autoencoder (fp16), its latents brought to scale."""
     state = torch.load(folder / "vae.pt")
     footage = [clips.read(folder / "clips", clip)[:33] for clip in clips.CLIPS if clip.prompt]
     weights = latents.scaled_vae(state["average"], footage)
     half = {name: value.half().contiguous() for name, value in weights.items()}
     _write(half, BUNDLED / "vae" / VAE)
-    return {name: value.float() for name, value in half.items()}
+
+
+def exported_vae() -> dict[str, Tensor]:
+    """The weights that `vae` wrote, in fp32."""
+    return {name: value.float() for name, value in load_file(BUNDLED / "vae" / VAE).items()}
 
 
 def dit(folder: Path) -> None:

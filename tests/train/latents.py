@@ -34,10 +34,14 @@ class Bucket(NamedTuple):
         return f"{self.width}x{self.height}x{self.frames}"
 
 
+# Several sizes, or the transformer learns the scenes by heart at those few and knows them at no other.
 BUCKETS = (
-    Bucket(112, 192, 33, every=6, batch=2, weight=0.6),
+    Bucket(112, 192, 33, every=6, batch=2, weight=0.3),
     Bucket(112, 192, 81, every=16, batch=1, weight=0.1),
-    Bucket(192, 320, 33, every=12, batch=1, weight=0.25),
+    Bucket(128, 224, 33, every=12, batch=2, weight=0.15),
+    Bucket(160, 272, 33, every=12, batch=1, weight=0.15),
+    Bucket(192, 320, 33, every=12, batch=1, weight=0.2),
+    Bucket(224, 384, 33, every=16, batch=1, weight=0.05),
     Bucket(288, 480, 33, every=24, batch=1, weight=0.05),
 )
 
@@ -76,7 +80,7 @@ def encode(vae: nn.Module, frames: Tensor) -> Tensor:
 
 
 def write(folder: Path, device: torch.device, weights: dict[str, Tensor], deadline: float) -> bool:
-    """Encodes clip by clip into folder/latents.pt; True when all are there, False when `deadline` (time.monotonic)
+    """Encodes into folder/latents.pt what is not there yet; True when all is, False when `deadline` (time.monotonic)
     came first.
 
     The file: bucket name -> prompt -> "train" and "held_out" windows fp16 [n, 16, t, h, w], in the scale that the
@@ -87,11 +91,12 @@ def write(folder: Path, device: torch.device, weights: dict[str, Tensor], deadli
     vae.load_state_dict(weights)
     table: dict[str, dict[str, dict[str, Tensor]]] = torch.load(path) if path.exists() else {}
     for clip in clips.CLIPS:
-        if clip.prompt is None or clip.prompt in table.get(BUCKETS[0].name, {}):
+        missing = [bucket for bucket in BUCKETS if clip.prompt not in table.get(bucket.name, {})]
+        if clip.prompt is None or not missing:
             continue
         if time.monotonic() > deadline:
             return False
-        for bucket in BUCKETS:
+        for bucket in missing:
             found = _windows(vae, clips.read(folder / "clips", clip), clip.held_out, bucket)
             if "train" in found:
                 table.setdefault(bucket.name, {})[clip.prompt] = found
