@@ -1,9 +1,12 @@
-"""Exact attention over the key blocks that each query block keeps. Blocks have any size, empty ones included.
+"""Attention over the key blocks that each query block keeps. Blocks have any size, empty ones included.
 
 Masks of this kind: SVG2, arXiv 2505.18875. Keys and values are gathered into chunks (gather.py), and the
 inner loop walks the kept chunks densely; queries are read and results written through the token order inside
-the kernel.
+the kernel. With a tail, each block that is not kept takes part as one pooled key and value (SVG-EAR, arXiv
+2603.08982; Sol-Attn, arXiv 2607.24027), in the same softmax and the same kernel.
 """
+
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -12,6 +15,18 @@ from . import registry
 from .gather import chunk_layout, chunk_lists, gather_chunks
 
 REFERENCE_ELEMENTS = 1 << 26  # logits the reference holds at once
+
+
+class Tail(NamedTuple):
+    """What stands in for the key blocks that a query block does not keep.
+
+    keys, values: [B, H, KB, D] in the dtype of q; log_sizes: fp32 [B, H, KB], the natural logarithm of the tokens
+    that each stands for, -inf for a block without any.
+    """
+
+    keys: Tensor
+    values: Tensor
+    log_sizes: Tensor
 
 
 def block_sparse_attention(
@@ -26,6 +41,7 @@ def block_sparse_attention(
     key_offsets: Tensor,
     key_index: Tensor,
     keep: Tensor,
+    tail: Tail | None = None,
     scale: float,
     return_lse: bool = False,
     backend: str,
@@ -39,9 +55,12 @@ def block_sparse_attention(
     last block are seen by nobody.
     query_index, key_index: int32 [B, H], the order (row) that a (batch, head) uses.
     keep: bool [B, H, QB, KB], may be an expanded view.
+    tail: adds to every query, for each block j that its block does not keep, one key with the logit
+    scale * q . keys[j] + log_sizes[j] and the value values[j].
 
     Returns out [B, H, Nq, D] in q's dtype, laid out in memory as [B, Nq, H, D], and, if asked for, the
-    natural-log log-sum-exp of the visible logits, fp32 [B, H, Nq]. A query that sees no key gets 0 and -inf.
+    natural-log log-sum-exp of the visible logits, the tail's included, fp32 [B, H, Nq]. A query that sees nothing
+    gets 0 and -inf.
     """
     return {"triton": _triton, "reference": _reference}[backend](
         q,
@@ -50,18 +69,20 @@ def block_sparse_attention(
         (query_tokens, query_offsets, query_index),
         (key_tokens, key_offsets, key_index),
         keep,
+        tail,
         scale,
         return_lse,
     )
 
 
-def _triton(q, k, v, queries, keys, keep, scale, return_lse):
+def _triton(q, k, v, queries, keys, keep, tail, scale, return_lse):
     tokens, offsets, index = keys
     block, start, live = chunk_layout(offsets, tokens.shape[1])
     entries, counts = chunk_lists(keep, block, live, index, backend="triton")
     k = gather_chunks(k, tokens, index, start, live, backend="triton")
     v = gather_chunks(v, tokens, index, start, live, backend="triton")
-    out, lse = _attend_op(q, k, v, *queries, entries, counts, scale, return_lse)
+    pooled = () if tail is None else (keep, *tail)
+    out, lse = _attend_op(q, k, v, *queries, entries, counts, scale, return_lse, *pooled)
     return out.transpose(1, 2), lse if return_lse else None
 
 
@@ -76,6 +97,10 @@ def _attend_fake(
     counts: Tensor,
     scale: float,
     return_lse: bool,
+    keep: Tensor | None = None,
+    tail_keys: Tensor | None = None,
+    tail_values: Tensor | None = None,
+    tail_log_sizes: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     batch, heads, length, dim = q.shape
     lse = q.new_empty((batch, heads, length) if return_lse else (0,), dtype=torch.float32)
@@ -94,18 +119,26 @@ def _attend_op(
     counts: Tensor,
     scale: float,
     return_lse: bool,
+    keep: Tensor | None = None,
+    tail_keys: Tensor | None = None,
+    tail_values: Tensor | None = None,
+    tail_log_sizes: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     from .triton_block_sparse_attention import launch
 
-    return launch(q, k, v, tokens, offsets, index, entries, counts, scale, return_lse)
+    tail = keep, tail_keys, tail_values, tail_log_sizes
+    return launch(q, k, v, tokens, offsets, index, entries, counts, scale, return_lse, *tail)
 
 
-def _reference(q, k, v, queries, keys, keep, scale, return_lse):
+def _reference(q, k, v, queries, keys, keep, tail, scale, return_lse):
     batch, heads, length, dim = q.shape
     query_block, key_block = _block_of_token(*queries), _block_of_token(*keys)
     in_a_block = (key_block >= 0)[:, :, None]
     key_block = key_block.clamp(min=0)[:, :, None]
     k, v = k.float().transpose(2, 3), v.float()
+    if tail is not None:
+        k = torch.cat([k, tail.keys.float().transpose(2, 3)], dim=3)
+        v = torch.cat([v, tail.values.float()], dim=2)
     out = q.new_empty(batch, length, heads, dim).transpose(1, 2)
     lse = q.new_empty(batch, heads, length, dtype=torch.float32)
 
@@ -115,7 +148,11 @@ def _reference(q, k, v, queries, keys, keep, scale, return_lse):
         block = query_block[:, :, rows, None]
         kept = keep.gather(2, block.expand(-1, -1, -1, keep.shape[3]))
         visible = kept.gather(3, key_block.expand(-1, -1, block.shape[2], -1)) & in_a_block
-        logits = (q[:, :, rows].float() @ k * scale).masked_fill_(~visible, -torch.inf)
+        logits = q[:, :, rows].float() @ k * scale
+        if tail is not None:
+            logits[..., -keep.shape[3] :] += tail.log_sizes[:, :, None]
+            visible = torch.cat([visible, ~kept], dim=3)
+        logits.masked_fill_(~visible, -torch.inf)
         part = logits.logsumexp(-1)
         # Where nothing is visible every logit is -inf: subtracting 0 instead of -inf gives weights of 0, not
         # NaN.

@@ -14,7 +14,14 @@ from . import registry
 
 
 def select_blocks(
-    scores: Tensor, sizes: Tensor, *, top_p: float, floor: float, max_density: float, backend: str
+    scores: Tensor,
+    sizes: Tensor,
+    *,
+    top_p: float,
+    floor: float,
+    max_density: float = 1.0,
+    limit: Tensor | None = None,
+    backend: str,
 ) -> tuple[Tensor, Tensor]:
     """Choose the key blocks of every query block (row).
 
@@ -23,9 +30,9 @@ def select_blocks(
 
     A row keeps the smallest set of highest-scoring blocks whose mass reaches top_p (all non-empty ones when
     top_p >= 1), and at least the ceil(floor * C), but no fewer than one, highest-scoring blocks; blocks that
-    tie at these thresholds are all kept. If that holds more than max_density of the tokens, the
-    lowest-scoring ones go (of equal ones the last) until it fits, but never the single best. Empty blocks are
-    never kept.
+    tie at these thresholds are all kept. If that holds more than max_density of the tokens, or more than
+    limit [B, H, Q] tokens where it is given instead, the lowest-scoring ones go (of equal ones the last) until it
+    fits, but never the single best. Empty blocks are never kept.
 
     Returns keep bool [B, H, Q, C] and capped bool [B, H, Q], true where the cap removed something.
     """
@@ -34,8 +41,10 @@ def select_blocks(
     # A sum of scores can fall short of 1, and "keep everything" must not depend on that: no mass reaches
     # infinity.
     target = top_p if top_p < 1 else math.inf
+    if limit is None:
+        limit = (sizes.sum(-1, keepdim=True).float() * max_density).floor().expand(scores.shape[:3])
     return {"triton": _select_op, "reference": _select_reference}[backend](
-        scores, sizes, float(target), rank, float(max_density)
+        scores, sizes, float(target), rank, limit.float()
     )
 
 
@@ -53,16 +62,14 @@ def _threshold(bits: Tensor, weights: Tensor, target: Tensor | float) -> Tensor:
     return low
 
 
-def _select_reference(
-    scores: Tensor, sizes: Tensor, target: float, rank: int, max_density: float
-) -> tuple[Tensor, Tensor]:
+def _select_reference(scores: Tensor, sizes: Tensor, target: float, rank: int, limit: Tensor) -> tuple[Tensor, Tensor]:
     weights = sizes[:, :, None].float()
     real = weights > 0
     bits = torch.where(real, scores.view(torch.int32), -1)
     threshold = torch.minimum(_threshold(bits, scores, target), _threshold(bits, real.float(), rank))
     wanted = bits >= threshold
 
-    limit = (weights.sum(-1, keepdim=True) * max_density).floor()
+    limit = limit[..., None]
     over = torch.where(wanted, weights, 0).sum(-1, keepdim=True) > limit
     # The blocks at the boundary tie: together they are too much, above them everything fits.
     boundary = _threshold(bits, weights, limit + 1)
@@ -74,12 +81,12 @@ def _select_reference(
     return keep, keep.sum(-1) < wanted.sum(-1)
 
 
-def _select_fake(scores: Tensor, sizes: Tensor, target: float, rank: int, max_density: float) -> tuple[Tensor, Tensor]:
+def _select_fake(scores: Tensor, sizes: Tensor, target: float, rank: int, limit: Tensor) -> tuple[Tensor, Tensor]:
     return scores.new_empty(scores.shape, dtype=torch.bool), scores.new_empty(scores.shape[:3], dtype=torch.bool)
 
 
 @registry.custom_op("select_blocks", _select_fake)
-def _select_op(scores: Tensor, sizes: Tensor, target: float, rank: int, max_density: float) -> tuple[Tensor, Tensor]:
+def _select_op(scores: Tensor, sizes: Tensor, target: float, rank: int, limit: Tensor) -> tuple[Tensor, Tensor]:
     from .triton_top_p import launch_select
 
-    return launch_select(scores, sizes, target, rank, max_density)
+    return launch_select(scores, sizes, target, rank, limit)

@@ -33,7 +33,7 @@ CONFIGS = {
         "sm_100": Config(128, 128, 8, 2),
         "sm_120": Config(128, 32, 8, 3),
         "gfx942": Config(128, 64, 4, 1),
-        "gfx1100": Config(64, 32, 8, 1),
+        "gfx1100": Config(64, 16, 8, 1),
         "gfx1201": Config(64, 32, 4, 1),
         "interpreter": Config(32, 32, 4, 1),
     },
@@ -63,9 +63,13 @@ def launch(
     counts: Tensor,
     scale: float,
     return_lse: bool,
+    keep: Tensor | None = None,
+    tail_keys: Tensor | None = None,
+    tail_values: Tensor | None = None,
+    log_sizes: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Attention of q [B, H, N, D] over k, v [B, H, NC * CHUNK, D] in chunk layout, by the lists of
-    gather.chunk_lists.
+    gather.chunk_lists, and over the fields of a Tail where `keep` [B, H, QB, KB] has no block.
 
     Returns out [B, N, H, D] and lse fp32 [B, H, N] (of no elements if not asked for).
     """
@@ -76,6 +80,9 @@ def launch(
     tiles = tile_block.shape[1]
     out = q.new_empty(batch, length, heads, dim)
     lse = q.new_empty((batch, heads, length) if return_lse else (0,), dtype=torch.float32)
+    with_tail = keep is not None
+    if not with_tail:  # never read then
+        keep, tail_keys, tail_values, log_sizes = counts[None], k, v, lse
     with torch.cuda.device_of(q):
         _attend[(tiles, batch * heads)](
             q,
@@ -90,12 +97,18 @@ def launch(
             tile_live,
             entries,
             counts,
+            keep,
+            tail_keys.contiguous(),
+            tail_values.contiguous(),
+            log_sizes.contiguous(),
             *q.stride()[:3],
+            *keep.stride(),
             heads,
             length,
             tiles,
             offsets.shape[1] - 1,
             entries.shape[3],
+            keep.shape[3],
             scale * math.log2(math.e),
             DIM=dim,
             QUERIES=config.queries,
@@ -103,13 +116,26 @@ def launch(
             CHUNK=CHUNK,
             LIVE_BITS=LIVE_BITS,
             LSE=return_lse,
+            TAIL=with_tail,
             num_warps=config.warps,
             num_stages=config.stages,
         )
     return out, lse
 
 
-@triton.jit(do_not_specialize=["heads", "length", "tiles", "blocks", "capacity", "scale_log2"])
+@triton.jit
+def _add_keys(top, total, acc, logits, values):
+    """One step of the running softmax (base 2) of a query tile. A row may have nothing but -inf so far."""
+    new_top = tl.maximum(top, tl.max(logits, axis=1))
+    base = tl.where(new_top > float("-inf"), new_top, 0.0)
+    weights = tl.exp2(logits - base[:, None])
+    shrink = tl.exp2(top - base)
+    total = total * shrink + tl.sum(weights, axis=1)
+    acc = tl.dot(weights.to(values.dtype), values, acc * shrink[:, None])
+    return new_top, total, acc
+
+
+@triton.jit(do_not_specialize=["heads", "length", "tiles", "blocks", "capacity", "key_blocks", "scale_log2"])
 def _attend(
     q,
     k,
@@ -123,14 +149,23 @@ def _attend(
     tile_live,
     entries,
     counts,
+    keep,
+    tail_keys,
+    tail_values,
+    log_sizes,
     q_batch,
     q_head,
     q_token,
+    keep_batch,
+    keep_head,
+    keep_row,
+    keep_column,
     heads,
     length,
     tiles,
     blocks,
     capacity,
+    key_blocks,
     scale_log2,
     DIM: tl.constexpr,
     QUERIES: tl.constexpr,
@@ -138,6 +173,7 @@ def _attend(
     CHUNK: tl.constexpr,
     LIVE_BITS: tl.constexpr,
     LSE: tl.constexpr,
+    TAIL: tl.constexpr,
 ):
     pair = tl.program_id(1).to(tl.int64)
     batch = pair // heads
@@ -178,14 +214,21 @@ def _attend(
         rows = (entry >> LIVE_BITS) * CHUNK + within
         keys = tl.load(k + rows[:, None] * DIM + dim[None, :])
         logits = tl.where(live[None, :], tl.dot(queries, tl.trans(keys)) * scale_log2, float("-inf"))
-        # Every tile holds a live key (no chunk is empty), so the new maximum is finite.
-        new_top = tl.maximum(top, tl.max(logits, axis=1))
-        weights = tl.exp2(logits - new_top[:, None])
-        shrink = tl.exp2(top - new_top)
-        total = total * shrink + tl.sum(weights, axis=1)
         values = tl.load(v + rows[:, None] * DIM + dim[None, :])
-        acc = tl.dot(weights.to(values.dtype), values, acc * shrink[:, None])
-        top = new_top
+        top, total, acc = _add_keys(top, total, acc, logits, values)
+
+    if TAIL:
+        keep += batch * keep_batch + head * keep_head + block.to(tl.int64) * keep_row
+        for first in tl.range(0, key_blocks, KEYS, num_stages=1):
+            other = first + lane
+            kept = tl.load(keep + other * keep_column, mask=other < key_blocks, other=1)
+            dropped = kept == 0
+            entry = pair * key_blocks + other
+            bias = tl.load(log_sizes + entry, mask=dropped, other=float("-inf")) * 1.4426950408889634
+            keys = tl.load(tail_keys + entry[:, None] * DIM + dim[None, :], mask=dropped[:, None], other=0.0)
+            logits = tl.dot(queries, tl.trans(keys)) * scale_log2 + bias[None, :]
+            values = tl.load(tail_values + entry[:, None] * DIM + dim[None, :], mask=dropped[:, None], other=0.0)
+            top, total, acc = _add_keys(top, total, acc, logits, values)
 
     # Without any key the sum is 0: divide by 1, and top, still -inf, is the log-sum-exp.
     total = tl.where(total > 0, total, 1.0)

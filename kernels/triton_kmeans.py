@@ -1,4 +1,4 @@
-"""Triton kernels of kmeans.py."""
+"""Triton kernel of kmeans.py."""
 
 # ruff: noqa: N803 - constexpr arguments are written in capitals, as Triton code does
 
@@ -10,8 +10,6 @@ import triton.language as tl
 from torch import Tensor
 
 from . import registry
-
-UPDATE_ROWS = 64
 
 
 class Config(NamedTuple):
@@ -54,28 +52,6 @@ def launch_assign(x: Tensor, centroids: Tensor, half_norms: Tensor) -> Tensor:
             num_stages=config.stages,
         )
     return labels
-
-
-def launch_update(x: Tensor, order: Tensor, offsets: Tensor, previous: Tensor) -> Tensor:
-    """See kmeans.update."""
-    batch, heads, tokens, dim = x.shape
-    clusters = previous.shape[2]
-    out = x.new_empty(previous.shape)
-    with torch.cuda.device_of(x):
-        _update[(clusters, batch * heads)](
-            x,
-            order.contiguous(),
-            offsets.contiguous(),
-            previous.contiguous(),
-            out,
-            *x.stride()[:3],
-            heads,
-            tokens,
-            clusters,
-            DIM=dim,
-            ROWS=UPDATE_ROWS,
-        )
-    return out
 
 
 @triton.jit(do_not_specialize=["heads", "tokens", "clusters"])
@@ -123,40 +99,3 @@ def _assign(
     winner = best == tl.max(best, axis=1)[:, None]
     label = tl.min(tl.where(winner, first + lane[None, :], 2147483647), axis=1)
     tl.store(labels + pair * tokens + token, label, mask=inside)
-
-
-@triton.jit(do_not_specialize=["heads", "tokens", "clusters"])
-def _update(
-    x,
-    order,
-    offsets,
-    previous,
-    out,
-    x_batch,
-    x_head,
-    x_token,
-    heads,
-    tokens,
-    clusters,
-    DIM: tl.constexpr,
-    ROWS: tl.constexpr,
-):
-    cluster = tl.program_id(0)
-    pair = tl.program_id(1).to(tl.int64)
-    dim = tl.arange(0, DIM)
-    source = x + (pair // heads) * x_batch + (pair % heads) * x_head
-    bounds = offsets + pair * (clusters + 1) + cluster
-    start = tl.load(bounds)
-    end = tl.load(bounds + 1)
-    total = tl.zeros((ROWS, DIM), tl.float32)
-    for first in range(start, end, ROWS):
-        position = first + tl.arange(0, ROWS)
-        member = position < end
-        token = tl.load(order + pair * tokens + position, mask=member, other=0).to(tl.int64)
-        total += tl.load(source + token[:, None] * x_token + dim[None, :], mask=member[:, None], other=0.0).to(
-            tl.float32
-        )
-    target = (pair * clusters + cluster) * DIM + dim
-    mean = tl.sum(total, axis=0) / tl.maximum(end - start, 1).to(tl.float32)
-    kept = tl.load(previous + target).to(tl.float32)
-    tl.store(out + target, tl.where(end > start, mean, kept).to(out.dtype.element_ty))

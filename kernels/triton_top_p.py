@@ -8,7 +8,7 @@ import triton.language as tl
 from torch import Tensor
 
 
-def launch_select(scores: Tensor, sizes: Tensor, target: float, rank: int, max_density: float) -> tuple[Tensor, Tensor]:
+def launch_select(scores: Tensor, sizes: Tensor, target: float, rank: int, limit: Tensor) -> tuple[Tensor, Tensor]:
     """See top_p.select_blocks."""
     batch, heads, queries, blocks = scores.shape
     scores = scores.contiguous()
@@ -19,6 +19,7 @@ def launch_select(scores: Tensor, sizes: Tensor, target: float, rank: int, max_d
         _select[(queries, batch * heads)](
             scores,
             sizes,
+            limit.contiguous(),
             keep,
             capped,
             *sizes.stride(),
@@ -27,7 +28,6 @@ def launch_select(scores: Tensor, sizes: Tensor, target: float, rank: int, max_d
             blocks,
             target,
             rank,
-            max_density,
             WIDTH=width,
             num_warps=min(16, max(1, width // 512)),
         )
@@ -47,10 +47,11 @@ def _threshold(bits, weights, target):
     return low
 
 
-@triton.jit(do_not_specialize=["heads", "queries", "blocks", "target", "rank", "max_density"])
+@triton.jit(do_not_specialize=["heads", "queries", "blocks", "target", "rank"])
 def _select(
     scores,
     sizes,
+    limits,
     keep,
     capped,
     size_batch,
@@ -61,7 +62,6 @@ def _select(
     blocks,
     target,
     rank,
-    max_density,
     WIDTH: tl.constexpr,
 ):
     pair = tl.program_id(1).to(tl.int64)
@@ -79,7 +79,7 @@ def _select(
     wanted = bits >= threshold
     chosen = wanted
 
-    limit = tl.floor(tl.sum(weight, axis=0) * max_density)
+    limit = tl.load(limits + row)
     if tl.sum(tl.where(wanted, weight, 0.0), axis=0) > limit:
         boundary = _threshold(bits, weight, limit + 1)
         above = tl.sum(tl.where(bits > boundary, weight, 0.0), axis=0)

@@ -24,9 +24,13 @@ class DitAccelSparseAttention(io.ComfyNode):
                 io.Model.Input("model", tooltip="A video diffusion transformer, with its LoRAs."),
                 io.Combo.Input(
                     "pattern",
-                    options=["svg2"],
+                    options=["svg2", "svg_ear", "svg1", "radial", "window", "pooled"],
                     default="svg2",
-                    tooltip="How the kept key blocks are chosen. svg2: queries and keys are clustered by content.",
+                    tooltip=(
+                        "How the kept key blocks are chosen. svg2: clusters of like content. svg_ear: the same, with "
+                        "means in place of what is skipped. svg1: bands along the axis order that suits each head. "
+                        "radial, window: by distance, next to nothing to plan. pooled: blocks by their means."
+                    ),
                 ),
                 io.Combo.Input(
                     "precision",
@@ -38,7 +42,10 @@ class DitAccelSparseAttention(io.ComfyNode):
                     "token_order",
                     options=["auto", "raster", "cube", "morton"],
                     default="auto",
-                    tooltip="Order of the tokens before they are cut into blocks. Has no effect on svg2.",
+                    tooltip=(
+                        "Order of the tokens before they are cut into blocks, for the patterns window and pooled; auto "
+                        "is cube. The other patterns have orders of their own."
+                    ),
                 ),
                 io.Combo.Input(
                     "guard",

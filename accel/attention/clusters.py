@@ -7,7 +7,13 @@ from dataclasses import dataclass
 import torch
 
 from ...kernels import kmeans
+from ...kernels.block_mean import block_mean
+from .call import AttentionCall
+from .layout import TokenLayout
+from .plan import BlockOrder
 
+FIRST_ITERATIONS = 8
+WARM_ITERATIONS = 2
 # Average tokens per cluster: query clusters must fill an MMA tile, key clusters may be fine
 # (SVG2, arXiv 2505.18875, appendix D: 300 and 1000 clusters at 75,600 tokens).
 QUERY_TOKENS_PER_CLUSTER = 256
@@ -34,18 +40,61 @@ class Clusters:
         """Members per cluster: int32 [B, H, C]."""
         return self.offsets.diff(dim=-1)
 
+    def block_order(self, layout: TokenLayout) -> BlockOrder:
+        """Order of the whole sequence, one per (batch row, head): the tokens that are not video, then cluster by
+        cluster."""
+        batch, heads, _ = self.order.shape
+        device = self.order.device
+        others = torch.cat(
+            [
+                torch.arange(layout.prefix, device=device, dtype=torch.int32),
+                torch.arange(layout.prefix + layout.video, layout.total, device=device, dtype=torch.int32),
+            ]
+        )
+        rows = batch * heads
+        video = (self.order + layout.prefix).to(torch.int32).view(rows, layout.video)
+        offsets = (self.offsets + layout.extra).view(rows, -1)
+        return BlockOrder(
+            tokens=torch.cat([others.expand(rows, -1), video], dim=1),
+            offsets=torch.nn.functional.pad(offsets, (1, 0)),
+            index=torch.arange(rows, device=device, dtype=torch.int32).view(batch, heads),
+        )
 
-def sample_centroids(x: torch.Tensor, count: int) -> torch.Tensor:
-    """`count` tokens of x [B, H, N, D], one from each of `count` equal stretches of the sequence.
+
+def warm_clusters(call: AttentionCall) -> tuple[Clusters, Clusters]:
+    """Clusters of the call's video queries and keys, from where this layer's last ones ended."""
+    video = slice(call.layout.prefix, call.layout.prefix + call.layout.video)
+    tokens = call.q[:, :, video], call.k[:, :, video]
+    starts, iterations = call.memory.load(), WARM_ITERATIONS
+    if starts is None:
+        per_cluster = QUERY_TOKENS_PER_CLUSTER, KEY_TOKENS_PER_CLUSTER
+        starts = [
+            sample_centroids(x, cluster_count(call.layout.video, size))
+            for x, size in zip(tokens, per_cluster, strict=True)
+        ]
+        iterations = FIRST_ITERATIONS
+    queries, keys = (
+        kmeans_clusters(x, start, iterations, backend=call.backend) for x, start in zip(tokens, starts, strict=True)
+    )
+    call.memory.store(queries.centroids, keys.centroids)
+    return queries, keys
+
+
+def spread(tokens: int, count: int, device: torch.device) -> torch.Tensor:
+    """`count` positions of 0..tokens - 1, one from each of `count` equal stretches: int64 [count], rising.
 
     The place within a stretch follows the golden-ratio sequence, so that no axis of the video grid is
-    favoured, no random generator is touched, and equal inputs give equal clusters. All tokens are distinct
-    when N >= count.
+    favoured, no random generator is touched, and equal inputs give equal results. All are distinct when
+    tokens >= count.
     """
-    tokens = x.shape[2]
-    stretch = torch.arange(count, device=x.device, dtype=torch.float64)
+    stretch = torch.arange(count, device=device, dtype=torch.float64)
     place = (stretch + (stretch * 0.6180339887498949).frac()) * (tokens / count)
-    return x.index_select(2, place.long().clamp_(max=tokens - 1))
+    return place.long().clamp_(max=tokens - 1)
+
+
+def sample_centroids(x: torch.Tensor, count: int) -> torch.Tensor:
+    """`count` tokens of x [B, H, N, D], spread over the sequence: [B, H, count, D]."""
+    return x.index_select(2, spread(x.shape[2], count, x.device))
 
 
 def kmeans_clusters(x: torch.Tensor, centroids: torch.Tensor, iterations: int, *, backend: str) -> Clusters:
@@ -54,11 +103,14 @@ def kmeans_clusters(x: torch.Tensor, centroids: torch.Tensor, iterations: int, *
     An empty cluster keeps its centroid. No tensor of N x C elements, no host sync, no atomics: equal inputs
     give equal results.
     """
-    count = centroids.shape[2]
-    bounds = torch.arange(count + 1, device=x.device, dtype=torch.int32).expand(*x.shape[:2], count + 1).contiguous()
+    batch, heads, count, _ = centroids.shape
+    problems = torch.arange(batch * heads, device=x.device, dtype=torch.int32).view(batch, heads)
+    bounds = torch.arange(count + 1, device=x.device, dtype=torch.int32).expand(batch, heads, -1).contiguous()
     for _ in range(iterations):
         labels = kmeans.assign(x, centroids, backend=backend)
         labels, order = labels.sort(dim=-1, stable=True)
         offsets = torch.searchsorted(labels, bounds, out_int32=True)
-        centroids = kmeans.update(x, order, offsets, centroids, backend=backend)
+        centroids = block_mean(
+            x, order.flatten(0, 1), offsets.flatten(0, 1), problems, empty=centroids, backend=backend
+        )
     return Clusters(centroids, order, offsets)

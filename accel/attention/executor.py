@@ -11,7 +11,8 @@ from .plan import SparsePlan
 def execute(
     q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, plan: SparsePlan, *, scale: float, backend: str
 ) -> torch.Tensor:
-    """Attention of q, k, v [B, H, N, D] over the blocks that `plan` keeps; returns [B, H, N, D] in q.dtype.
+    """Attention of q, k, v [B, H, N, D] over the blocks that `plan` keeps and its tail; returns [B, H, N, D] in
+    q.dtype.
 
     scale multiplies the scores before the softmax. backend is `triton` or `reference`.
     """
@@ -26,6 +27,7 @@ def execute(
         key_offsets=plan.keys.offsets,
         key_index=plan.keys.index,
         keep=plan.keep,
+        tail=plan.tail,
         scale=scale,
         backend=backend,
     )

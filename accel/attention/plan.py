@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 import torch
 
+from ...kernels.block_sparse_attention import Tail
+
 
 @dataclass(frozen=True)
 class BlockOrder:
@@ -24,6 +26,13 @@ class BlockOrder:
     def blocks(self) -> int:
         return self.offsets.shape[1] - 1
 
+    def block_of_token(self) -> torch.Tensor:
+        """The block that holds each token for each (batch row, head): int64 [B, H, N]."""
+        position = torch.arange(self.tokens.shape[1], device=self.tokens.device, dtype=self.offsets.dtype)
+        ends = self.offsets[:, 1:].contiguous()
+        block = torch.searchsorted(ends, position.expand(self.tokens.shape).contiguous(), right=True)
+        return torch.zeros_like(block).scatter_(1, self.tokens.long(), block)[self.index.long()]
+
     def sizes(self) -> torch.Tensor:
         """Tokens per block for each (batch row, head): int64 [B, H, blocks]."""
         return self.offsets.diff(dim=1)[self.index.long()].long()
@@ -35,12 +44,14 @@ class SparsePlan:
 
     keep: bool [B, H, query blocks, key blocks]; may be an expanded view where heads share a map.
     capped: bool [B, H, query blocks] or None: rows where the budget's max_density removed something.
+    tail: pooled keys and values that stand in for the blocks that are not kept, or None: those are skipped.
     """
 
     queries: BlockOrder
     keys: BlockOrder
     keep: torch.Tensor
     capped: torch.Tensor | None = None
+    tail: Tail | None = None
 
     def density(self) -> torch.Tensor:
         """Kept fraction of the N x N map, averaged over batch and heads: fp32 scalar on the device."""

@@ -7,15 +7,16 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 from .budget import PRESETS, Budget
+from .planners import PATTERNS
 from .reasons import NOT_SELF_ATTENTION
 from .schedule import SigmaWindow
-from .state import ClusterCache
+from .state import StaticPlans, TensorCache
 from .statistics import ForwardStatistics, RunSummary
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What the node asks for. precision, token_order and guard are accepted and do not act yet."""
+    """What the node asks for. precision and guard are accepted and do not act yet."""
 
     pattern: str = "svg2"
     precision: str = "auto"
@@ -36,7 +37,8 @@ class Run:
         self.budget = budget
         self.window = window
         self.dense_reason: str | None = None
-        self.cache = ClusterCache()
+        self.cache = TensorCache()
+        self.static = StaticPlans()
         self._model = model
         self._lock = threading.Lock()
         self._forwards = 0
@@ -54,6 +56,7 @@ class Run:
         if not forward.sparse and not forward.dense:
             return  # a cache skipped this evaluation
         sums = forward.read()
+        self.cache.settle()
         with self._lock:
             self._forwards += 1
             self._sparse += forward.sparse
@@ -64,6 +67,7 @@ class Run:
     def close(self) -> RunSummary:
         """Frees the state and sums the run up."""
         self.cache.clear()
+        self.static.clear()
         calls = sum(self._sparse.values()) or 1
         density, capped, plan_seconds, execute_seconds = self._sums
         chosen = self.budget.preset
@@ -85,6 +89,9 @@ class Run:
 
     def _notes(self) -> tuple[str, ...]:
         notes = []
+        asked, pattern = self.settings.token_order, self.settings.pattern
+        if asked != "auto" and not PATTERNS[pattern].token_order:
+            notes.append(f"token_order {asked} has no effect on {pattern}")
         reached = sum(self._sparse.values()) + sum(
             count for reason, count in self._dense.items() if reason not in NOT_SELF_ATTENTION
         )
@@ -94,5 +101,5 @@ class Run:
                 "blocks, adds tokens or computes them itself"
             )
         if self.cache.refused:
-            notes.append(f"{self.cache.refused} plans did not fit the cluster cache and start afresh each time")
+            notes.append(f"{self.cache.refused} plans did not fit the cluster cache and are made afresh each time")
         return tuple(notes)

@@ -11,8 +11,9 @@ from torch import Tensor
 
 from ..attention import executor
 from ..attention.budget import Budget
-from ..attention.planners import PLANNERS
-from ..attention.state import ClusterCache, WarmStart
+from ..attention.call import AttentionCall
+from ..attention.planners import PATTERNS
+from ..attention.state import LayerMemory, StaticPlans, TensorCache
 from ..attention.statistics import Stopwatch
 from .inputs import Inputs
 
@@ -29,14 +30,15 @@ def measure(inputs: Inputs, pattern: str, *, top_p: float, repeats: int, device:
     scale = q.shape[-1] ** -0.5
     layout = inputs.layout
     budget = Budget(top_p=top_p)
-    cache = ClusterCache()
+    cache, static = TensorCache(), StaticPlans()
+    call = AttentionCall(q, k, v, layout, scale, backend, LayerMemory(cache, ("bench",), pattern), static)
 
     def make_plan():
-        warm_start = WarmStart(cache, ("bench",), pattern)
-        return PLANNERS[pattern](q, k, layout, budget, warm_start, scale=scale, backend=backend)
+        return PATTERNS[pattern].plan(call, budget)
 
     def make_first_plan():
         cache.clear()
+        static.clear()
         return make_plan()
 
     def dense():

@@ -5,15 +5,13 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import json
-import platform
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..files import replacing
-from ..version import PACK_VERSION
 from . import Problem
-from .checks import REFERENCE_NOTE, kernel_problem, need_clip, need_writable_file
+from .checks import REFERENCE_NOTE, kernel_problem, need_clip, need_patterns, need_writable_file
 from .table import table
 
 if TYPE_CHECKING:
@@ -36,26 +34,19 @@ def run(options: argparse.Namespace) -> int:
             raise Problem(f"{name} is missing; ComfyUI's requirements bring it: pip install -r requirements.txt there")
     import torch
 
-    from ..attention.planners import PLANNERS
+    from ..attention.planners import PATTERNS
     from ..bench.attention import measure
+    from .machine import machine
 
-    patterns = options.pattern or list(PLANNERS)
-    for pattern in patterns:
-        if pattern not in PLANNERS:
-            raise Problem(f"--pattern: expected some of {', '.join(PLANNERS)}, found {pattern}")
+    patterns = options.pattern or list(PATTERNS)
+    need_patterns(patterns)
     inputs, head_dim = _captured(options.capture) if options.capture else _projected(options)
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
     dtype = torch.bfloat16 if device == "cuda" else torch.float32
     reason = kernel_problem(dtype, head_dim)
-    machine = {
-        "device": torch.cuda.get_device_name() if device == "cuda" else f"CPU, {torch.get_num_threads()} threads",
-        "platform": platform.platform(),
-        "torch": torch.__version__,
-        "pack": PACK_VERSION,
-        "no_kernel_because": reason or None,
-    }
-    print(f"{machine['device']}; torch {machine['torch']}; {machine['platform']}", flush=True)
+    where = machine(reason)
+    print(f"{where['device']}; torch {where['torch']}; {where['platform']}", flush=True)
 
     rows = [
         measure(
@@ -73,7 +64,7 @@ def run(options: argparse.Namespace) -> int:
     if reason:
         print(REFERENCE_NOTE.format(reason=reason))
     if options.json:
-        report = {"format": "dit-accel/bench-attention", "version": 1, "machine": machine, "rows": rows}
+        report = {"format": "dit-accel/bench-attention", "version": 1, "machine": where, "rows": rows}
         with replacing(options.json) as partial:
             partial.write_text(json.dumps(report, indent=2) + "\n", "utf-8")
     return 0

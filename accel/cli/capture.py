@@ -8,30 +8,37 @@ from pathlib import Path
 
 from ..comfy.models import BUNDLED, FOLDER
 from . import Problem
-from .checks import need_clip, need_comfyui, need_writable_file
+from .checks import need_clip, need_comfyui, need_prompt, need_writable_file
 from .demo_graph import MODEL, PROMPT, VAE
 
-FILES = {
-    "model": BUNDLED / "diffusion_models" / MODEL,
-    "vae": BUNDLED / "vae" / VAE,
-    "conditioning": BUNDLED / FOLDER / PROMPT.format("bunny"),
-}
+
+def bundled(prompt: str) -> dict[str, Path]:
+    """The files of the model that comes along. Raises Problem unless it knows the prompt."""
+    need_prompt(prompt)
+    return {
+        "model": BUNDLED / "diffusion_models" / MODEL,
+        "vae": BUNDLED / "vae" / VAE,
+        "conditioning": BUNDLED / FOLDER / PROMPT.format(prompt),
+    }
 
 
 def run(options: argparse.Namespace) -> int:
     """Writes options.output and prints what is in it. Raises Problem when something is missing or does not fit."""
     need_writable_file("--output", options.output)
-    given = {name for name in FILES if getattr(options, name)}
-    if given and given != set(FILES):
+    files = bundled(options.prompt)
+    given = {name for name in files if getattr(options, name)}
+    if given and given != set(files):
         # Another model's latents and prompts would be nonsense to it, without any error.
-        raise Problem(f"--{min(set(FILES) - given)}: expected with --{min(given)}, since they belong together")
-    files = {name: getattr(options, name) or bundled for name, bundled in FILES.items()}
-    for name, path in files.items():
+        raise Problem(f"--{min(set(files) - given)}: expected with --{min(given)}, since they belong together")
+    files |= {name: getattr(options, name) for name in given}
+    clip = options.clip or need_clip()
+    for name, path in {**files, "clip": clip}.items():
         if not path.is_file():
             raise Problem(f"--{name}: expected a file, found none at {path}")
-    comfyui, clip = need_comfyui(), need_clip()
+    comfyui = need_comfyui()
     # ComfyUI's requirements are there, so torch is.
     from ..bench import captures
+    from ..comfy.embedded import device_arguments
     from . import capture_run
 
     settings = {name: getattr(options, name) for name in ("grid", "blocks", "heads", "sigmas")}
@@ -40,7 +47,9 @@ def run(options: argparse.Namespace) -> int:
     except (ValueError, RuntimeError) as error:
         raise Problem(str(error)) from error
     provenance = {name: _identity(path) for name, path in {**files, "clip": clip}.items()}
-    captures.write(options.output, found, {**provenance, **settings, "seed": capture_run.SEED})
+    captures.write(
+        options.output, found, {**provenance, **settings, "seed": capture_run.SEED, "comfyui": device_arguments()}
+    )
     print(f"\n{capture_run.show(found)}\n")
     print(f"{options.output}: {len(found)} calls of {found[0].layout.video} video tokens, {tuple(found[0].q.shape)}")
     return 0

@@ -8,10 +8,10 @@ from pathlib import Path
 import torch
 
 from ..bench.captures import Capture
-from ..bench.clip import FRAMES, read_frames
+from ..bench.clip import read_frames
 from ..bench.concentration import BLOCK, key_block_share
 from ..comfy import conditioning
-from ..comfy.embedded import import_comfyui
+from ..comfy.embedded import device_arguments, import_comfyui
 from ..comfy.loading import VideoEncoder, load_diffusion_model
 from ..comfy.recorder import Recorder, denoise_once
 from .table import table
@@ -35,13 +35,11 @@ def capture(
     """The calls of one forward at each noise level, on the first frames of the clip encoded to `grid` (T, H, W) tokens.
 
     files: of the model, its autoencoder ("vae") and a conditioning. blocks, heads: what to keep, None for all. Raises
-    ValueError when the model is of no known family, or has no such block or head.
+    ValueError when the clip is too short, the model is of no known family, or it has no such block or head.
     """
-    import_comfyui(comfyui, *([] if torch.cuda.is_available() else ["--cpu"]))
+    import_comfyui(comfyui, *device_arguments())
     t, h, w = grid
     length = FRAMES_PER_LATENT * (t - 1) + 1
-    if length > FRAMES:
-        raise ValueError(f"grid: expected at most {(FRAMES - 1) // FRAMES_PER_LATENT + 1} latent frames, found {t}")
     recorder = Recorder(blocks, heads)
     found = []
     with torch.inference_mode():

@@ -6,11 +6,13 @@ import importlib.metadata
 import re
 import sys
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..comfy.server import find_comfyui, missing_comfyui
 from . import Problem
+from .demo_graph import prompts
 
 if TYPE_CHECKING:
     import torch
@@ -90,3 +92,18 @@ def _try_to_write(option: str, path: Path, folder: Path) -> None:
         tempfile.TemporaryFile(dir=folder).close()
     except OSError as error:
         raise Problem(f"{option}: cannot write {path}: {error.strerror}") from error
+
+
+def need_patterns(names: Iterable[str] | None) -> None:
+    """Raises Problem unless every name is an attention pattern. Needs torch."""
+    from ..attention.planners import PATTERNS
+
+    for name in names or ():
+        if name not in PATTERNS:
+            raise Problem(f"--pattern: expected some of {', '.join(PATTERNS)}, found {name}")
+
+
+def need_prompt(name: str) -> None:
+    """Raises Problem unless the bundled model knows the prompt."""
+    if name not in prompts():
+        raise Problem(f"--prompt: expected one of {', '.join(prompts())}, found {name}")

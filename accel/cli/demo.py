@@ -6,11 +6,9 @@ import argparse
 import tempfile
 from pathlib import Path
 
-from ..comfy.models import BUNDLED, FOLDER
 from ..comfy.server import GraphFailed, GraphRejected, ServerDied
 from . import Problem
-from .checks import kernel_problem, need_comfyui, need_writable_folder
-from .demo_graph import PROMPT
+from .checks import kernel_problem, need_comfyui, need_patterns, need_prompt, need_writable_folder
 
 HEAD_DIM = 128
 # Pixels per token: 8 in the autoencoder, 2 in the transformer's patches.
@@ -18,11 +16,18 @@ TOKEN = 16
 ASPECT = 3 / 5
 
 
-def prompts() -> list[str]:
-    """Names of the prompts that the bundled model knows."""
-    before, after = PROMPT.split("{}")
-    files = sorted((BUNDLED / FOLDER).glob(PROMPT.format("*")))
-    return [file.name.removeprefix(before).removesuffix(after) for file in files]
+def clip_size(options: argparse.Namespace) -> dict[str, int]:
+    """Width, height, frames and steps from the options, in multiples that the model takes. Raises Problem."""
+    if options.steps < 2:
+        raise Problem(f"--steps: expected 2 or more, since the first stays dense; found {options.steps}")
+    width = max(TOKEN, options.width // TOKEN * TOKEN)
+    return {
+        "width": width,
+        "height": max(TOKEN, round(width * ASPECT / TOKEN) * TOKEN),
+        # The autoencoder takes four frames at a time, after the first.
+        "frames": (options.frames - 1) // 4 * 4 + 1,
+        "steps": options.steps,
+    }
 
 
 def run(options: argparse.Namespace) -> int:
@@ -32,33 +37,23 @@ def run(options: argparse.Namespace) -> int:
     (demo_report.check).
     """
     need_writable_folder("--output", options.output)
-    if options.prompt not in prompts():
-        raise Problem(f"--prompt: expected one of {', '.join(prompts())}, found {options.prompt}")
-    if options.steps < 2:
-        raise Problem(f"--steps: expected 2 or more, since the first stays dense; found {options.steps}")
+    need_prompt(options.prompt)
+    settings = {**clip_size(options), "prompt": options.prompt, "top_p": options.top_p}
     comfyui = need_comfyui()
     # ComfyUI's requirements are there, so torch and PyAV are.
     import torch
 
-    from ..attention.planners import PLANNERS
+    from ..attention.planners import PATTERNS
     from . import demo_report, demo_run
 
-    width = max(TOKEN, options.width // TOKEN * TOKEN)
-    settings = {
-        "prompt": options.prompt,
-        "width": width,
-        "height": max(TOKEN, round(width * ASPECT / TOKEN) * TOKEN),
-        # The autoencoder takes four frames at a time, after the first.
-        "frames": (options.frames - 1) // 4 * 4 + 1,
-        "steps": options.steps,
-        "top_p": options.top_p,
-    }
+    need_patterns(options.pattern)
     reason = kernel_problem(torch.bfloat16, HEAD_DIM)
     # Where a kernel can run, the demo is there to show it: one that fails must not pass unseen.
     fallback = "reference" if reason else "error"
+    patterns = options.pattern or list(PATTERNS)
     with tempfile.TemporaryDirectory(prefix="dit-accel-") as base:
         try:
-            results = demo_run.sample(comfyui, Path(base), list(PLANNERS), fallback=fallback, **settings)
+            results = demo_run.sample(comfyui, Path(base), patterns, fallback=fallback, **settings)
         except (GraphRejected, GraphFailed, ServerDied, TimeoutError) as error:
             raise Problem(f"ComfyUI failed: {error}") from error
     report = demo_report.make_report(results, settings, no_kernel_because=reason)

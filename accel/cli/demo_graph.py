@@ -4,12 +4,21 @@ from __future__ import annotations
 
 from typing import Any
 
+from ..comfy.models import BUNDLED, FOLDER
+
 MODEL = "dit_accel_demo_dit.safetensors"
 VAE = "dit_accel_demo_vae.safetensors"
 PROMPT = "dit_accel_demo_{}.safetensors"
 # The noise schedule the model was trained with.
 SHIFT = 3.0
 SEED = 7
+
+
+def prompts() -> list[str]:
+    """Names of the prompts that the bundled model knows."""
+    before, after = PROMPT.split("{}")
+    files = sorted((BUNDLED / FOLDER).glob(PROMPT.format("*")))
+    return [file.name.removeprefix(before).removesuffix(after) for file in files]
 
 
 def graph(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,6 +20,17 @@ from .demo_graph import graph
 PACK = Path(__file__).parents[2]
 # Calls that the budget keeps dense on purpose, and those that are no self-attention.
 _MEANT_DENSE = (reasons.CROSS_ATTENTION, reasons.OUTSIDE_WINDOW, reasons.DENSE_BLOCK)
+
+BUDGET = {
+    "preset": "custom",
+    "top_p": 0.9,
+    "floor": 0.05,
+    "max_density": 1.0,
+    "dense_first": 0.2,
+    "dense_last": 0.0,
+    "dense_blocks": "0",
+    "min_tokens": 0,
+}
 
 
 class Result(NamedTuple):
@@ -39,53 +50,67 @@ class Result(NamedTuple):
         return self.log["sparse"] / max(self.log["sparse"] + failed, 1)
 
 
+class Sampler:
+    """Samples the demo's graph in a headless ComfyUI; a context, which ends the server.
+
+    base is an empty folder that the server may fill. fallback: what the node does where no kernel runs.
+    """
+
+    def __init__(self, comfyui: Path, base: Path, fallback: str) -> None:
+        # Triton's interpreter, where the environment asks for it, would take hours.
+        self._server = Server(comfyui, base, [PACK], environment={"TRITON_INTERPRET": "0"})
+        self._fallback = fallback
+
+    def __enter__(self) -> Sampler:
+        print("starting ComfyUI ...", flush=True)
+        self._server.__enter__()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._server.__exit__(*error)
+
+    def run(
+        self,
+        name: str,
+        pattern: str | None,
+        budget: Mapping[str, Any],
+        settings: Mapping[str, Any],
+        *,
+        warm: bool = True,
+    ) -> Result:
+        """One clip, saved under `name`: dense if pattern is None. budget: what differs from `BUDGET`; settings: what
+        `graph` takes beside; warm: whether a short run comes first, so that the time is that of sampling alone."""
+        print(f"sampling {name} ...", flush=True)
+        sparse = None
+        if pattern:
+            sparse = {"budget": {**BUDGET, **budget}, "pattern": pattern, "fallback": self._fallback}
+        server = self._server
+        if warm:  # Loads the model and compiles kernels. Its second step is sparse.
+            server.run(graph(**{**settings, "steps": 2, "seed": 0}, prefix=f"warm-{name}", sparse=sparse))
+        mark = server.mark()
+        entry = server.run(graph(**settings, prefix=name, sparse=sparse))
+        outputs = entry["outputs"]
+        (latent,) = (_file(server, saved) for saved in outputs["save latent"]["latents"])
+        frames = [np.asarray(Image.open(_file(server, saved))) for saved in outputs["save frames"]["images"]]
+        moments = {event: data["timestamp"] for event, data in entry["status"]["messages"]}
+        return Result(
+            frames=torch.from_numpy(np.stack(frames)).permute(0, 3, 1, 2) / 255,
+            latent=load_file(latent)["latent_tensor"].float().clone(),
+            seconds=(moments["execution_success"] - moments["execution_start"]) / 1000,
+            log=parse_line(server.log_since(mark)),
+        )
+
+
 def sample(
     comfyui: Path, base: Path, patterns: Sequence[str], *, top_p: float, fallback: str, **settings: Any
 ) -> dict[str, Result]:
-    """The result without our nodes, as "dense", and with each pattern, all with one seed.
-
-    base is an empty folder that the server may fill. fallback: what the node does where no kernel runs. settings:
-    what `graph` takes beside.
-    """
-    print("starting ComfyUI ...", flush=True)
-    # Triton's interpreter, where the environment asks for it, would take hours.
-    with Server(comfyui, base, [PACK], environment={"TRITON_INTERPRET": "0"}) as server:
-        results = {"dense": _run(server, "dense", None, settings)}
+    """The result without our nodes, as "dense", and with each pattern, all with one seed. settings: what `graph` takes
+    beside; the rest as of Sampler."""
+    with Sampler(comfyui, base, fallback) as sampler:
+        results = {"dense": sampler.run("dense", None, {}, settings)}
         for pattern in patterns:
-            sparse = {"budget": _budget(top_p), "pattern": pattern, "fallback": fallback}
-            results[pattern] = _run(server, pattern, sparse, settings)
+            results[pattern] = sampler.run(pattern, pattern, {"top_p": top_p}, settings)
     return results
-
-
-def _budget(top_p: float) -> dict[str, Any]:
-    return {
-        "preset": "custom",
-        "top_p": top_p,
-        "floor": 0.05,
-        "max_density": 1.0,
-        "dense_first": 0.2,
-        "dense_last": 0.0,
-        "dense_blocks": "0",
-        "min_tokens": 0,
-    }
-
-
-def _run(server: Server, name: str, sparse: dict[str, Any] | None, settings: dict[str, Any]) -> Result:
-    print(f"sampling {name} ...", flush=True)
-    # A short run first: loading the model and compiling kernels are no part of the times. Its second step is sparse.
-    server.run(graph(**{**settings, "steps": 2}, prefix=f"warm-{name}", sparse=sparse, seed=0))
-    mark = server.mark()
-    entry = server.run(graph(**settings, prefix=name, sparse=sparse))
-    outputs = entry["outputs"]
-    (latent,) = (_file(server, saved) for saved in outputs["save latent"]["latents"])
-    frames = [np.asarray(Image.open(_file(server, saved))) for saved in outputs["save frames"]["images"]]
-    moments = {event: data["timestamp"] for event, data in entry["status"]["messages"]}
-    return Result(
-        frames=torch.from_numpy(np.stack(frames)).permute(0, 3, 1, 2) / 255,
-        latent=load_file(latent)["latent_tensor"].float().clone(),
-        seconds=(moments["execution_success"] - moments["execution_start"]) / 1000,
-        log=parse_line(server.log_since(mark)),
-    )
 
 
 def _file(server: Server, saved: dict[str, str]) -> Path:

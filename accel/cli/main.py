@@ -32,9 +32,7 @@ def _parser() -> argparse.ArgumentParser:
     demo = commands.add_parser("demo", help="one graph in a headless ComfyUI, dense and with every pattern")
     demo.add_argument("--output", type=Path, default=Path("dit-accel-demo"), help="folder for the results")
     demo.add_argument("--prompt", default="bunny", help="a prompt that the bundled model knows (default bunny)")
-    demo.add_argument("--frames", type=_positive, default=33, help="frames to make (default 33)")
-    demo.add_argument("--width", type=_positive, default=320, help="picture width in pixels (default 320)")
-    demo.add_argument("--steps", type=_positive, default=12, help="sampling steps, at least 2 (default 12)")
+    _add_clip_options(demo)
     demo.add_argument("--top-p", type=_mass, default=0.9, help="attention mass to keep, 0.05 to 1 (default 0.9)")
     demo.set_defaults(run=_demo)
 
@@ -48,6 +46,8 @@ def _parser() -> argparse.ArgumentParser:
     capture.add_argument(
         "--sigmas", type=_sigma, nargs="+", default=[0.7], help="noise levels, one forward at each (default 0.7)"
     )
+    capture.add_argument("--clip", type=Path, help="a video file (default: Big Buck Bunny)")
+    capture.add_argument("--prompt", default="bunny", help="a prompt that the bundled model knows (default bunny)")
     for name in ("model", "vae", "conditioning"):
         capture.add_argument(f"--{name}", type=Path, help=f"the {name} file, all three or none (default: bundled)")
     capture.set_defaults(run=_capture)
@@ -66,7 +66,28 @@ def _parser() -> argparse.ArgumentParser:
     attention.add_argument("--repeats", type=_positive, default=5, help="timed runs; the median is shown")
     attention.add_argument("--json", type=Path, help="write the rows, the inputs' hashes and the machine here")
     attention.set_defaults(run=_bench_attention)
+
+    quality = subjects.add_parser("quality", help="every pattern's error at equal density, on captures")
+    quality.add_argument("--capture", type=Path, nargs="+", required=True, help="files that `dit-accel capture` wrote")
+    quality.add_argument("--density", type=_density, nargs="+", default=[0.1, 0.2, 0.3, 0.5], help="0.01 to 1")
+    quality.add_argument("--json", type=Path, help="write every row, the inputs' hashes and the machine here")
+    quality.set_defaults(run=_bench_quality)
+
+    video = subjects.add_parser("video", help="every pattern's whole clips against dense ones, at equal density")
+    video.add_argument("--density", type=_density, nargs="+", default=[0.3, 0.15], help="0.01 to 1")
+    video.add_argument("--prompt", nargs="+", default=["bunny"], help="prompts that the bundled model knows")
+    video.add_argument("--seeds", type=_positive, default=3, help="how many seeds (default 3)")
+    _add_clip_options(video)
+    video.add_argument("--json", type=Path, help="write every row and the machine here")
+    video.set_defaults(run=_bench_video)
     return parser
+
+
+def _add_clip_options(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--frames", type=_positive, default=33, help="frames to make (default 33)")
+    command.add_argument("--width", type=_positive, default=320, help="picture width in pixels (default 320)")
+    command.add_argument("--steps", type=_positive, default=12, help="sampling steps, at least 2 (default 12)")
+    command.add_argument("--pattern", nargs="+", help="patterns (default: all)")
 
 
 def _positive(text: str) -> int:
@@ -97,6 +118,13 @@ def _mass(text: str) -> float:
     return value
 
 
+def _density(text: str) -> float:
+    value = float(text)
+    if not 0.01 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"expected a number from 0.01 to 1, found {text}")
+    return value
+
+
 def _doctor(options: argparse.Namespace) -> int:
     from .doctor import run
 
@@ -117,6 +145,18 @@ def _capture(options: argparse.Namespace) -> int:
 
 def _bench_attention(options: argparse.Namespace) -> int:
     from .bench import run
+
+    return run(options)
+
+
+def _bench_video(options: argparse.Namespace) -> int:
+    from .bench_video import run
+
+    return run(options)
+
+
+def _bench_quality(options: argparse.Namespace) -> int:
+    from .bench_quality import run
 
     return run(options)
 

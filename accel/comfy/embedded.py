@@ -23,3 +23,16 @@ def import_comfyui(comfyui: Path, *arguments: str) -> None:
         import comfy.cli_args
     finally:
         sys.argv = own
+
+
+def device_arguments() -> list[str]:
+    """The part of ComfyUI's command line that this machine's devices ask for.
+
+    A CPU that multiplies bf16 runs a video autoencoder in it many times faster than in fp32.
+    """
+    import torch
+
+    if torch.cuda.is_available():
+        return []
+    multiplies_bf16 = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)()
+    return ["--cpu", *(["--bf16-vae"] if multiplies_bf16 else [])]

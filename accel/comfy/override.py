@@ -13,10 +13,11 @@ import torch
 
 from ...kernels import registry
 from ..attention import executor, reasons
+from ..attention.call import AttentionCall
 from ..attention.layout import TokenLayout
-from ..attention.planners import PLANNERS
+from ..attention.planners import PATTERNS
 from ..attention.run import Run
-from ..attention.state import WarmStart
+from ..attention.state import LayerMemory
 from ..attention.statistics import ForwardStatistics, Stopwatch
 from .compat import failure_reason, pause_malloc_graph
 from .families import Family
@@ -129,6 +130,7 @@ def _give_up(forward: Forward, reason: str) -> None:
         forward.run.dense_reason = reason
     with pause_malloc_graph():
         forward.run.cache.clear()
+        forward.run.static.clear()
 
 
 @functools.cache
@@ -174,15 +176,19 @@ def _sparse(forward: Forward, layer: Hashable, q, k, v, scale: float | None, bac
     rows = q.shape[0] // max(len(forward.branches), 1)
     call = (layer, q.device, q.dtype, rows, *q.shape[1:])
     watch = Stopwatch(q.device)
-    plan = PLANNERS[forward.run.settings.pattern](
+    settings = forward.run.settings
+    attention = AttentionCall(
         q,
         k,
+        v,
         forward.layout,
-        forward.run.budget,
-        WarmStart(forward.run.cache, forward.branches, call),
-        scale=scale,
-        backend=backend,
+        scale,
+        backend,
+        LayerMemory(forward.run.cache, forward.branches, call),
+        forward.run.static,
+        settings.token_order,
     )
+    plan = PATTERNS[settings.pattern].plan(attention, forward.run.budget)
     watch.mark()
     out = executor.execute(q, k, v, plan, scale=scale, backend=backend)
     watch.mark()

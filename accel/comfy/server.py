@@ -16,6 +16,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from .embedded import device_arguments
+
 Graph = Mapping[str, Mapping[str, Any]]
 
 START_SECONDS = 300.0
@@ -112,7 +114,7 @@ class Server:
         command = [sys.executable, str(self._comfyui / "main.py"), "--port", str(port)]
         command += ["--listen", "127.0.0.1", "--disable-auto-launch", "--disable-api-nodes", "--log-stdout"]
         command += ["--base-directory", str(self.base), "--database-url", "sqlite:///:memory:"]
-        command += [*_device_arguments(), *self._arguments]
+        command += [*device_arguments(), *self._arguments]
         environment = {"PYTHONDONTWRITEBYTECODE": "1", "PYTHONUNBUFFERED": "1", **self._environment}
         with self.log.open("wb") as log:
             self._process = subprocess.Popen(
@@ -255,12 +257,6 @@ def _raise_failure(messages: Sequence[tuple[str, Mapping[str, Any]]]) -> None:
         else:
             continue
         raise GraphFailed(data["node_id"], data["node_type"], kind, message)
-
-
-def _device_arguments() -> list[str]:
-    import torch
-
-    return [] if torch.cuda.is_available() else ["--cpu"]
 
 
 def _free_port() -> int:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from dit_accel.accel.attention.planners import PATTERNS
 from dit_accel.accel.bench.captures import read
 from dit_accel.accel.bench.concentration import key_block_share
 from dit_accel.accel.cli import capture
@@ -32,7 +33,7 @@ def test_it_holds_what_was_asked_for(made):
         assert one.q.shape == (1, 1, 48, 128)
         assert one.q.dtype in (torch.float16, torch.bfloat16)
     assert len({one.sha256() for one in found}) == 4
-    assert provenance["model"]["file"] == capture.FILES["model"].name
+    assert provenance["model"]["file"] == capture.bundled("bunny")["model"].name
     assert provenance["clip"]["file"] == "bigbuckbunny.mp4"
     assert all(len(provenance[name]["sha256"]) == 64 for name in ("model", "vae", "conditioning", "clip"))
     assert (provenance["sigmas"], provenance["heads"]) == ([0.3, 0.9], [1])
@@ -55,7 +56,8 @@ def test_the_bench_takes_it(made, tmp_path, capsys):
     assert main(["bench", "attention", "--capture", str(made), "--repeats", "1", "--json", str(rows)]) == 0
     assert "what a trained model computed" in capsys.readouterr().out
     found = json.loads(rows.read_text("utf-8"))["rows"]
-    assert [row["inputs_sha256"] for row in found] == [one.sha256() for one in read(made)[0]]
+    hashes = [one.sha256() for one in read(made)[0]]
+    assert [row["inputs_sha256"] for row in found] == [digest for digest in hashes for _ in PATTERNS]
 
 
 @pytest.mark.parametrize(
@@ -63,9 +65,11 @@ def test_the_bench_takes_it(made, tmp_path, capsys):
     [
         (["--blocks", "1", "6"], r"blocks: the model has no video self-attention in \[6\]"),
         (["--heads", "2"], "heads: expected numbers below 2, found 2"),
-        (["--grid", "34", "2", "2"], "grid: expected at most 33 latent frames, found 34"),
+        (["--grid", "34", "2", "2"], "expected frame 132, the clip ends before it"),
         (["--model", "m.safetensors"], "--model: expected a file"),
-        (["--vae", str(capture.FILES["vae"])], "--conditioning: expected with --vae"),
+        (["--clip", "none.mp4"], "--clip: expected a file, found none at none.mp4"),
+        (["--prompt", "unicorn"], "--prompt: expected one of .*bunny.*, found unicorn"),
+        (["--vae", str(capture.bundled("bunny")["vae"])], "--conditioning: expected with --vae"),
     ],
 )
 def test_what_does_not_fit_is_named(comfy, tmp_path, capsys, arguments, words):
@@ -77,21 +81,21 @@ def test_what_does_not_fit_is_named(comfy, tmp_path, capsys, arguments, words):
     assert not list(tmp_path.iterdir())
 
 
-# The committed capture: 560 video tokens of the bundled model, head 0 of every block, in raster order.
+# The committed capture: 560 video tokens of the bundled model, head 1 of every block, in raster order.
 BLOCK = 16
 
 
 @pytest.fixture(scope="module")
 def small():
     found, provenance = read(SMALL)
-    assert provenance["model"]["file"] == capture.FILES["model"].name
+    assert provenance["model"]["file"] == capture.bundled("bunny")["model"].name
     return found
 
 
 def test_the_small_capture_is_small_and_of_the_bundled_model(small):
     assert SMALL.stat().st_size < 3e6
     _, provenance = read(SMALL)
-    for name, path in capture.FILES.items():
+    for name, path in capture.bundled("bunny").items():
         assert provenance[name] == capture._identity(path)
     assert [one.block for one in small] == list(range(6))
 

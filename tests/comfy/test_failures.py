@@ -8,7 +8,8 @@ import torch
 import triton.runtime.errors
 
 from dit_accel.accel.attention import executor, reasons
-from dit_accel.accel.attention.state import ClusterCache
+from dit_accel.accel.attention.planners import Pattern
+from dit_accel.accel.attention.state import TensorCache
 from dit_accel.accel.comfy import override
 from dit_accel.kernels import registry
 
@@ -76,9 +77,9 @@ def test_a_run_that_dies_leaves_nothing_behind(tiny, case, half, failing, kind):
 
 def test_out_of_memory_makes_the_forward_dense_and_goes_on(tiny, case, half, monkeypatch, failing):
     whole = tiny.sample(half, case)
-    clear, freed = ClusterCache.clear, []
+    clear, freed = TensorCache.clear, []
     with monkeypatch.context() as patched:
-        patched.setattr(ClusterCache, "clear", lambda self: (freed.append(len(self)), clear(self)))
+        patched.setattr(TensorCache, "clear", lambda self: (freed.append(len(self)), clear(self)))
         failing(torch.OutOfMemoryError("stand-in"), at=3)
         assert tiny.sample(half, case).isfinite().all()
     assert len(freed) == 2, "the state is freed before the dense call and at the end"
@@ -100,13 +101,13 @@ def test_out_of_memory_makes_the_forward_dense_and_goes_on(tiny, case, half, mon
     ids=lambda error: type(error).__name__,
 )
 def test_a_kernel_that_cannot_run_is_not_tried_again(tiny, case, model, monkeypatch, error):
-    def stand_in(*args, backend, **kwargs):
-        attempts.append(backend)
+    def stand_in(call, budget):
+        attempts.append(call.backend)
         raise error
 
     attempts = []
     monkeypatch.setattr(registry, "choose", lambda *_, **__: ("triton", ""))
-    monkeypatch.setitem(override.PLANNERS, "svg2", stand_in)
+    monkeypatch.setitem(override.PATTERNS, "svg2", Pattern(stand_in))
     sparse = tiny.sparse(model, fallback="dense")
     assert torch.equal(tiny.sample(sparse, case, steps=3), tiny.sample(model, case, steps=3))
     assert attempts == ["triton"]

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from dit_accel.accel.attention import executor, reasons
+from dit_accel.accel.attention.planners import PATTERNS
 from dit_accel.accel.comfy.families import FAMILIES
 
 NAMES = [
@@ -94,6 +95,34 @@ def test_other_tokens_are_exact_and_keep_their_own_blocks(tiny, case, model, rec
             assert (first == case.extra).all()
             assert not video[order.tokens[:, : case.extra].long()].any()
             assert video[order.tokens[:, case.extra :].long()].all()
+
+
+@pytest.mark.parametrize("pattern", [name for name in PATTERNS if name != "svg2"])
+@pytest.mark.parametrize("name", ["wan t2v odd size", "wan fun control with reference", "hunyuan 1"])
+def test_other_patterns_keep_everything_or_less(tiny, name, pattern):
+    case = next(case for case in tiny.CASES if case.name == name)
+    model = case.model()
+    dense = tiny.sample(model, case)
+    differences = []
+    for budget in ({}, {"top_p": 0.5, "floor": 0.0}):
+        sparse = tiny.sparse(model, pattern=pattern, **budget)
+        differences.append((tiny.sample(sparse, case) - dense).abs().max())
+        (run,) = tiny.history(sparse)
+        assert run.sparse == {"reference": case.calls * run.forwards}
+        assert (run.density == pytest.approx(1.0)) == (not budget)
+    assert differences[0] < 1e-4 < 1e-3 < differences[1]
+
+
+@pytest.mark.parametrize(
+    ("pattern", "token_order", "said"),
+    [("svg2", "cube", True), ("svg2", "auto", False), ("radial", "morton", True), ("window", "raster", False)],
+)
+def test_a_token_order_without_effect_is_said_once(tiny, pattern, token_order, said):
+    case = tiny.CASES[0]
+    sparse = tiny.sparse(case.model(), pattern=pattern, token_order=token_order)
+    tiny.sample(sparse, case)
+    (run,) = tiny.history(sparse)
+    assert run.notes == ((f"token_order {token_order} has no effect on {pattern}",) if said else ())
 
 
 def test_density_is_that_of_the_expanded_mask(tiny, case, model, recorded):

@@ -1,7 +1,7 @@
 """The nodes' schemas against the tables behind them."""
 
 from dit_accel.accel.attention.budget import CUSTOM, PRESETS
-from dit_accel.accel.attention.planners import PLANNERS
+from dit_accel.accel.attention.planners import PATTERNS
 
 
 def options(node, name: str) -> list[str]:
@@ -11,7 +11,7 @@ def options(node, name: str) -> list[str]:
 def test_patterns_are_the_planners(comfy):
     from dit_accel.nodes.sparse_attention import DitAccelSparseAttention
 
-    assert options(DitAccelSparseAttention, "pattern") == list(PLANNERS)
+    assert options(DitAccelSparseAttention, "pattern") == list(PATTERNS)
 
 
 def test_presets_are_the_table(comfy):

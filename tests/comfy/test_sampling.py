@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from dit_accel.accel.attention import reasons
-from dit_accel.accel.attention.state import ClusterCache
+from dit_accel.accel.attention.state import TensorCache
 from dit_accel.accel.attention.statistics import parse_line
 
 LAYERS = 2  # of the model
@@ -115,8 +115,8 @@ def test_context_windows_share_one_warm_start(tiny, case, model, monkeypatch):
     import comfy.context_windows as windows
 
     seen = []
-    put = ClusterCache.put
-    monkeypatch.setattr(ClusterCache, "put", lambda self, key, pair: (seen.append(key), put(self, key, pair))[1])
+    put = TensorCache.put
+    monkeypatch.setattr(TensorCache, "put", lambda self, key, entry: (seen.append(key), put(self, key, entry))[1])
     sparse = tiny.sparse(model)
     handler = windows.IndexListContextHandler(
         context_schedule=windows.get_matching_context_schedule(windows.ContextSchedules.STATIC_STANDARD),

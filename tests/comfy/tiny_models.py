@@ -286,8 +286,9 @@ def budget(**changes) -> Budget:
 
 def sparse(model, **changes):
     """`model` with sparse attention on the reference backend."""
-    fallback = changes.pop("fallback", "reference")
-    return patch.install(model, Settings(fallback=fallback, budget=budget(**changes)))
+    names = ("pattern", "token_order", "fallback")
+    settings = {"fallback": "reference"} | {name: changes.pop(name) for name in names if name in changes}
+    return patch.install(model, Settings(**settings, budget=budget(**changes)))
 
 
 def history(model):

@@ -4,7 +4,9 @@ import pytest
 import torch
 
 from dit_accel.kernels import kmeans
-from dit_accel.kernels.block_sparse_attention import block_sparse_attention
+from dit_accel.kernels.block_mean import block_mean
+from dit_accel.kernels.block_sparse_attention import Tail, block_sparse_attention
+from dit_accel.kernels.compensation_error import log_compensation_error
 from dit_accel.kernels.gather import chunk_layout, chunk_lists, gather_chunks
 from dit_accel.kernels.top_p import select_blocks
 
@@ -53,11 +55,17 @@ def problem(heads, length, query_blocks, key_blocks, dim, dtype, *, batch=1, den
     return (q, k, v), plan
 
 
+@pytest.mark.parametrize("with_tail", [False, True])
 @pytest.mark.parametrize("dim", [64, 128])
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize(("heads", "length", "query_blocks", "key_blocks"), SIZES)
-def test_attention_is_as_exact_as_plain_half_precision(heads, length, query_blocks, key_blocks, dim, dtype):
+def test_attention_is_as_exact_as_plain_half_precision(heads, length, query_blocks, key_blocks, dim, dtype, with_tail):
     (q, k, v), plan = problem(heads, length, query_blocks, key_blocks, dim, dtype)
+    if with_tail:
+        order = plan["key_tokens"], plan["key_offsets"], plan["key_index"]
+        sizes = plan["key_offsets"].diff(dim=1)[plan["key_index"]]
+        pooled = (block_mean(x, *order, backend="reference") for x in (k, v))
+        plan["tail"] = Tail(*pooled, sizes.float().log())
     scale = dim**-0.5
     out, lse = block_sparse_attention(q, k, v, **plan, scale=scale, return_lse=True, backend="triton")
     exact, exact_lse = block_sparse_attention(
@@ -121,10 +129,29 @@ def test_kmeans_equals_the_reference(heads, length, query_blocks, key_blocks, di
     bounds = torch.arange(key_blocks + 1, device="cuda", dtype=torch.int32)
     bounds = bounds.expand(1, heads, -1).contiguous()
     offsets = torch.searchsorted(ordered, bounds, out_int32=True)
-    means = kmeans.update(x, order, offsets, centroids, backend="triton")
-    reference = kmeans.update(x, order, offsets, centroids, backend="reference")
+    problems = torch.arange(heads, device="cuda", dtype=torch.int32)[None]
+    means, again, reference = (
+        block_mean(x, order[0], offsets[0], problems, empty=centroids, backend=backend)
+        for backend in ("triton", "triton", "reference")
+    )
     torch.testing.assert_close(means, reference)
-    assert torch.equal(means, kmeans.update(x, order, offsets, centroids, backend="triton"))
+    assert torch.equal(means, again)
+
+
+@pytest.mark.parametrize("dim", [64, 128])
+@pytest.mark.parametrize(("heads", "length", "query_blocks", "key_blocks"), SIZES)
+def test_compensation_error_equals_the_reference(heads, length, query_blocks, key_blocks, dim):
+    (q, k, v), plan = problem(heads, length, query_blocks, key_blocks, dim, torch.bfloat16)
+    order = plan["key_tokens"], plan["key_offsets"], plan["key_index"]
+    means = [block_mean(x, *order, backend="reference") for x in (k, v)]
+    queries = q[:, :, :query_blocks].contiguous()
+    found, expected = (
+        log_compensation_error(queries, k, v, *order, *means, scale=dim**-0.5, backend=backend)
+        for backend in ("triton", "reference")
+    )
+    # A block of one token has no error but rounding.
+    several = (plan["key_offsets"].diff(dim=1)[plan["key_index"]] > 1)[:, :, None].expand(found.shape)
+    torch.testing.assert_close(found[several], expected[several], atol=2e-2, rtol=0)
 
 
 @pytest.mark.parametrize("blocks", [13, 1000, 16_384])
@@ -145,15 +172,16 @@ def test_selection_equals_the_reference(blocks, top_p, floor, max_density):
 
 def test_no_host_sync():
     (q, k, v), plan = problem(4, 9_999, 40, 130, 128, torch.bfloat16)
-    order = plan["key_tokens"][None]
-    offsets = plan["key_offsets"][None]
-    sizes = offsets.diff(dim=-1)
+    order = plan["key_tokens"], plan["key_offsets"], plan["key_index"]
+    sizes = plan["key_offsets"].diff(dim=-1)[None]
     scores = torch.rand(1, 4, 40, 130, device="cuda")
 
     def everything():
-        block_sparse_attention(q, k, v, **plan, scale=0.1, return_lse=True, backend="triton")
-        centroids = kmeans.update(k, order, offsets, k[:, :, :130].contiguous(), backend="triton")
+        centroids = block_mean(k, *order, backend="triton")
+        tail = Tail(centroids, block_mean(v, *order, backend="triton"), sizes.float().log())
+        block_sparse_attention(q, k, v, **plan, tail=tail, scale=0.1, return_lse=True, backend="triton")
         kmeans.assign(k, centroids, backend="triton")
+        log_compensation_error(centroids[:, :, :40], k, v, *order, *tail[:2], scale=0.1, backend="triton")
         select_blocks(scores, sizes, top_p=0.9, floor=0.1, max_density=0.5, backend="triton")
 
     everything()  # compiles

@@ -9,8 +9,9 @@ from dit_accel.accel.attention import executor
 from dit_accel.accel.attention.budget import Budget
 from dit_accel.accel.attention.layout import TokenLayout
 from dit_accel.accel.attention.planners import svg2
-from dit_accel.accel.attention.state import ClusterCache, WarmStart
+from dit_accel.accel.attention.state import TensorCache
 from dit_accel.accel.comfy import override
+from dit_accel.tests.support.calls import make_call
 from dit_accel.tests.support.forwards import evaluate, make_run
 
 pytestmark = [
@@ -31,7 +32,7 @@ def tokens(batch: int, layout: TokenLayout, heads: int, dim: int, seed: int) -> 
 def call(q, k, v, layout, cache, backend="triton"):
     scale = q.shape[-1] ** -0.5
     budget = Budget(top_p=0.7, floor=0.0)
-    plan = svg2.plan(q, k, layout, budget, WarmStart(cache, ("a",), "layer"), scale=scale, backend=backend)
+    plan = svg2.plan(make_call(q, k, v, layout, cache=cache, backend=backend), budget)
     return plan, executor.execute(q, k, v, plan, scale=scale, backend=backend)
 
 
@@ -40,7 +41,7 @@ def call(q, k, v, layout, cache, backend="triton"):
 def test_same_plan_same_answer(batch, dim):
     layout = TokenLayout((7, 30, 31), prefix=77, suffix=5)
     q, k, v = (tokens(batch, layout, 3, dim, seed) for seed in (0, 0, 2))
-    plan, out = call(q, k, v, layout, ClusterCache())
+    plan, out = call(q, k, v, layout, TensorCache())
     scale = dim**-0.5
     exact = executor.execute(q.float(), k.float(), v.float(), plan, scale=scale, backend="reference")
     rounded = executor.execute(q, k, v, plan, scale=scale, backend="reference")
@@ -72,7 +73,7 @@ def test_no_host_sync(monkeypatch):
 def test_peak_memory_at_720p():
     layout = TokenLayout((21, 45, 80))
     q, k, v = (tokens(1, layout, 40, 128, seed) for seed in range(3))
-    cache = ClusterCache()
+    cache = TensorCache()
     call(q, k, v, layout, cache)
     torch.cuda.synchronize()
     torch.cuda.empty_cache()
@@ -86,5 +87,5 @@ def test_peak_memory_at_720p():
 def test_runs_are_equal():
     layout = TokenLayout((9, 40, 40))
     q, k, v = (tokens(1, layout, 4, 128, seed) for seed in range(3))
-    outs = [call(q, k, v, layout, ClusterCache())[1] for _ in range(2)]
+    outs = [call(q, k, v, layout, TensorCache())[1] for _ in range(2)]
     assert torch.equal(*outs)

@@ -2,8 +2,8 @@
 
 No GPU is needed. The functions are called on small CPU tensors with a driver that names the chip and with launching
 replaced by compiling, so the signatures, configurations and alignments are the real ones. Prints one JSON list:
-kernel, dtype, head_dim, lse, registers, spills (bytes of local memory a thread), shared (bytes a program), matrix (the
-kind of matrix instruction used, or none).
+kernel, dtype, head_dim, lse, tail, registers, spills (bytes of local memory a thread), shared (bytes a program),
+matrix (the kind of matrix instruction used, or none).
 
 A program of its own because Triton's interpreter, which the other tests use, cannot be left within a process.
 """
@@ -21,7 +21,9 @@ from triton.backends.compiler import GPUTarget
 from triton.runtime import JITFunction, driver
 
 from dit_accel.kernels import kmeans, registry
-from dit_accel.kernels.block_sparse_attention import block_sparse_attention
+from dit_accel.kernels.block_mean import block_mean
+from dit_accel.kernels.block_sparse_attention import Tail, block_sparse_attention
+from dit_accel.kernels.compensation_error import log_compensation_error
 from dit_accel.kernels.top_p import select_blocks
 
 compiled = []
@@ -50,7 +52,7 @@ def compile_only(self, *args, grid, warmup, **kwargs):
     compiled.append(run(self, *args, grid=grid, warmup=True, **kwargs))
 
 
-def call_everything(dtype: torch.dtype, dim: int, lse: bool) -> None:
+def call_everything(dtype: torch.dtype, dim: int, lse: bool, with_tail: bool) -> None:
     """Each operation once; sizes at which strides and addresses align as they do at real ones."""
     q, k, v = (torch.zeros(1, 64, 2, dim, dtype=dtype).transpose(1, 2) for _ in range(3))
     tokens = torch.arange(64, dtype=torch.int32)[None]
@@ -67,14 +69,17 @@ def call_everything(dtype: torch.dtype, dim: int, lse: bool) -> None:
         key_offsets=offsets,
         key_index=index,
         keep=torch.ones(1, 2, 3, 3, dtype=torch.bool),
+        tail=Tail(k[:, :, :3].contiguous(), v[:, :, :3].contiguous(), torch.zeros(1, 2, 3)) if with_tail else None,
         scale=1.0,
         return_lse=lse,
         backend="triton",
     )
     centroids = k[:, :, :16].contiguous()
     kmeans.assign(q, centroids, backend="triton")
-    order = torch.arange(64).expand(1, 2, 64).contiguous()
-    kmeans.update(q, order, torch.zeros(1, 2, 17, dtype=torch.int32), centroids, backend="triton")
+    for order in (tokens, tokens.long()):
+        block_mean(q, order, offsets, index, backend="triton")
+    means = k[:, :, :3].contiguous()
+    log_compensation_error(centroids, k, v, tokens, offsets, index, means, means, scale=1.0, backend="triton")
     for blocks in (1000, 16_384):
         scores, sizes = torch.zeros(1, 2, 16, blocks), torch.ones(1, 2, blocks, dtype=torch.int32)
         select_blocks(scores, sizes, top_p=0.9, floor=0.1, max_density=0.5, backend="triton")
@@ -110,11 +115,11 @@ if __name__ == "__main__":
     rows = {}
     for dtype in (torch.float16, torch.bfloat16):
         for dim in (64, 128):
-            for lse in (False, True):
+            for lse, tail in ((False, False), (True, False), (False, True)):
                 compiled.clear()
-                call_everything(dtype, dim, lse)
+                call_everything(dtype, dim, lse, tail)
                 for kernel in compiled:
-                    row = {"kernel": kernel.name, "dtype": str(dtype)[6:], "head_dim": dim, "lse": lse}
-                    # Only attention depends on the log-sum-exp; the others come again, with the same hash.
+                    row = {"kernel": kernel.name, "dtype": str(dtype)[6:], "head_dim": dim, "lse": lse, "tail": tail}
+                    # Only attention depends on the last two; the others come again, with the same hash.
                     rows.setdefault(kernel.hash, row | resources(kernel))
     print(json.dumps(list(rows.values())))

@@ -6,6 +6,8 @@ from itertools import pairwise
 import pytest
 import torch
 
+from dit_accel.kernels.block_sparse_attention import Tail
+
 
 @dataclass
 class Problem:
@@ -39,7 +41,38 @@ class Problem:
         """Attention and log-sum-exp in fp64 under the token mask; nothing visible gives 0 and -inf."""
         logits = self.q.double() @ self.k.double().transpose(2, 3) * self.scale
         logits = logits.masked_fill(~self.token_mask(), -torch.inf)
-        return logits.softmax(-1).nan_to_num(0.0) @ self.v.double(), logits.logsumexp(-1)
+        values = self.v.double()
+        if "tail" in self.plan:
+            keys, means, log_sizes = (x.double() for x in self.plan["tail"])
+            pooled = self.q.double() @ keys.transpose(2, 3) * self.scale + log_sizes[:, :, None]
+            pooled = pooled.masked_fill(self.kept_blocks(), -torch.inf)
+            logits, values = torch.cat([logits, pooled], dim=3), torch.cat([values, means], dim=2)
+        return logits.softmax(-1).nan_to_num(0.0) @ values, logits.logsumexp(-1)
+
+    def kept_blocks(self) -> torch.Tensor:
+        """bool [B, H, Nq, KB], row by row from the definition of a plan."""
+        keep = self.plan["keep"]
+        kept = torch.zeros(*keep.shape[:2], self.q.shape[2], keep.shape[3], dtype=torch.bool)
+        for b in range(keep.shape[0]):
+            for h in range(keep.shape[1]):
+                for i, tokens in enumerate(blocks_of(self.plan, "query", b, h)):
+                    kept[b, h, tokens] = keep[b, h, i]
+        return kept
+
+    def pool(self) -> Tail:
+        """The mean key and value of every block, token by token."""
+        keep = self.plan["keep"]
+        shape = (*keep.shape[:2], keep.shape[3])
+        keys, values = (torch.zeros(*shape, self.k.shape[3], dtype=self.k.dtype) for _ in range(2))
+        sizes = torch.zeros(shape)
+        for b in range(shape[0]):
+            for h in range(shape[1]):
+                for j, tokens in enumerate(blocks_of(self.plan, "key", b, h)):
+                    sizes[b, h, j] = len(tokens)
+                    if len(tokens):
+                        keys[b, h, j] = self.k[b, h, tokens].mean(0)
+                        values[b, h, j] = self.v[b, h, tokens].mean(0)
+        return Tail(keys, values, sizes.log())
 
 
 def blocks_of(plan: dict, side: str, b: int, h: int) -> list[torch.Tensor]:
@@ -64,6 +97,7 @@ def make_problem():
         dtype=torch.float32,
         density=0.4,
         keep=None,
+        tail=False,
         packed=False,
         unseen_keys=0,
         seed=0,
@@ -91,6 +125,9 @@ def make_problem():
             shape = (batch, heads, len(query_sizes[0]), len(key_sizes[0]))
             keep = torch.rand(shape, generator=random) < density
         plan = {**query_plan, **key_plan, "keep": keep}
-        return Problem(tensor(queries), tensor(keys), tensor(keys), plan, dim**-0.5)
+        problem = Problem(tensor(queries), tensor(keys), tensor(keys), plan, dim**-0.5)
+        if tail:
+            plan["tail"] = problem.pool()
+        return problem
 
     return make

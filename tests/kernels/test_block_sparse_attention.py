@@ -170,3 +170,49 @@ def test_no_log_sum_exp_unless_asked(make_problem, backend):
     out, lse = problem.run(block_sparse_attention, backend=backend, return_lse=False)
     assert lse is None
     assert torch.equal(out, problem.run(block_sparse_attention, backend=backend)[0])
+
+
+@pytest.mark.parametrize("dim", [64, 128])
+def test_a_tail_stands_in_for_the_blocks_that_are_not_kept(make_problem, backend, dim):
+    problem = make_problem(UNEVEN_QUERIES, UNEVEN_KEYS, batch=2, heads=3, dim=dim)
+    without, _ = problem.run(block_sparse_attention, backend=backend)
+    problem.plan["tail"] = problem.pool()
+    out, _ = check(problem, backend)
+    assert not torch.allclose(out, without, atol=1e-2)
+
+
+def test_a_tail_changes_nothing_where_everything_is_kept(make_problem, backend):
+    keep = torch.ones(1, 2, 5, 8, dtype=torch.bool)
+    problem = make_problem(UNEVEN_QUERIES, UNEVEN_KEYS, keep=keep, tail=True)
+    with_tail = problem.run(block_sparse_attention, backend=backend)
+    # What stands in for a kept block is not even read.
+    problem.plan["tail"].keys.fill_(500), problem.plan["tail"].values.fill_(torch.finfo(torch.float32).max)
+    poisoned = problem.run(block_sparse_attention, backend=backend)
+    del problem.plan["tail"]
+    without = problem.run(block_sparse_attention, backend=backend)
+    assert all(torch.equal(a, b) for a, b in zip(with_tail, poisoned, strict=True))
+    torch.testing.assert_close(with_tail, without, atol=2e-6, rtol=1e-6)
+
+
+def test_a_tail_alone_answers_a_query_that_keeps_nothing(make_problem, backend):
+    keep = torch.zeros(1, 2, 5, 8, dtype=torch.bool)
+    out, lse = check(make_problem(UNEVEN_QUERIES, UNEVEN_KEYS, keep=keep, tail=True), backend)
+    assert torch.isfinite(lse).all() and (out != 0).any()
+
+
+def test_a_tail_over_many_blocks_and_an_expanded_map(make_problem, backend):
+    sizes = [[1, 2, 0] * 50]
+    keep = (torch.rand(5, 150, generator=torch.Generator().manual_seed(3)) < 0.2).expand(2, 3, 5, 150)
+    check(make_problem(UNEVEN_QUERIES, sizes, batch=2, heads=3, keep=keep, tail=True), backend)
+
+
+def test_a_tail_of_equal_keys_is_exact(make_problem, backend):
+    """Blocks whose keys and values do not differ lose nothing by pooling: the answer is dense attention."""
+    problem = make_problem(UNEVEN_QUERIES, UNEVEN_KEYS[:1], density=0.3)
+    for j, tokens in enumerate(problem.plan["key_tokens"][0].long().split(UNEVEN_KEYS[0])):
+        problem.k[:, :, tokens] = torch.randn(64, generator=torch.Generator().manual_seed(j))
+        problem.v[:, :, tokens] = torch.randn(64, generator=torch.Generator().manual_seed(j + 99))
+    problem.plan["tail"] = problem.pool()
+    out, _ = check(problem, backend)
+    dense = torch.nn.functional.scaled_dot_product_attention(problem.q, problem.k, problem.v)
+    torch.testing.assert_close(out, dense, atol=5e-6, rtol=0)

@@ -1,9 +1,10 @@
-"""The two half-steps of k-means: both backends against brute force, and the invariants of Lloyd's algorithm."""
+"""Nearest centroids and block means: both backends against brute force, and the invariants of Lloyd's algorithm."""
 
 import pytest
 import torch
 
 from dit_accel.kernels import kmeans
+from dit_accel.kernels.block_mean import block_mean
 
 pytestmark = pytest.mark.parametrize("backend", ["triton", "reference"])
 
@@ -24,10 +25,15 @@ def sort_by_label(labels, clusters):
     return order, torch.searchsorted(ordered, bounds, out_int32=True)
 
 
+def mean(x, order, offsets, previous, backend):
+    problems = torch.arange(x.shape[0] * x.shape[1], dtype=torch.int32).view(x.shape[:2])
+    return block_mean(x, order.flatten(0, 1), offsets.flatten(0, 1), problems, empty=previous, backend=backend)
+
+
 def step(x, centroids, backend):
     labels = kmeans.assign(x, centroids, backend=backend)
     order, offsets = sort_by_label(labels, centroids.shape[2])
-    return labels, offsets, kmeans.update(x, order, offsets, centroids, backend=backend)
+    return labels, offsets, mean(x, order, offsets, centroids, backend)
 
 
 @pytest.mark.parametrize("dim", [64, 128])
@@ -60,7 +66,7 @@ def test_ties_go_to_the_lowest_index(backend):
     assert (kmeans.assign(x, centroids, backend=backend) == 40).all()
 
 
-def test_update_is_the_mean_and_an_empty_cluster_keeps_its_centroid(backend):
+def test_mean_of_clusters_and_an_empty_one_keeps_its_centroid(backend):
     x = tokens(packed=True)
     labels = torch.randint(0, 9, x.shape[:3], generator=torch.Generator().manual_seed(1)).int()
     labels[(labels == 4) | (labels == 7)] = 5
@@ -68,7 +74,7 @@ def test_update_is_the_mean_and_an_empty_cluster_keeps_its_centroid(backend):
     order, offsets = sort_by_label(labels, 9)
     previous = torch.randn(2, 3, 9, 64)
     for dtype in (torch.int32, torch.int64):
-        out = kmeans.update(x, order.to(dtype), offsets, previous, backend=backend)
+        out = mean(x, order.to(dtype), offsets, previous, backend)
         for b in range(2):
             for h in range(3):
                 for c in range(9):
@@ -78,12 +84,12 @@ def test_update_is_the_mean_and_an_empty_cluster_keeps_its_centroid(backend):
         assert torch.equal(out[:, :, 4], previous[:, :, 4])
 
 
-def test_update_of_half_precision_sums_in_fp32(backend):
+def test_mean_of_half_precision_sums_in_fp32(backend):
     """300 tokens of 2048 + small: a 16-bit sum would lose the small part, or overflow."""
     x = tokens(length=300, dtype=torch.float16) + 2048
     order = torch.arange(300).expand(2, 3, 300)
     offsets = torch.tensor([0, 300], dtype=torch.int32).expand(2, 3, 2)
-    out = kmeans.update(x, order, offsets, torch.zeros(2, 3, 1, 64, dtype=x.dtype), backend=backend)
+    out = mean(x, order, offsets, torch.zeros(2, 3, 1, 64, dtype=x.dtype), backend)
     torch.testing.assert_close(out.double(), x.double().mean(2, keepdim=True), atol=1.01, rtol=0)
 
 
@@ -132,3 +138,19 @@ def test_labels_stay_in_range_when_tokens_are_nan(backend):
     x[:, :, 3] = torch.nan
     labels = kmeans.assign(x, x[:, :, :40].contiguous(), backend=backend)
     assert labels.min() >= 0 and labels.max() < 40
+
+
+def test_means_of_shared_orders_that_leave_tokens_out(backend):
+    """Two orders for six (batch, head) pairs, a block without tokens, and tokens behind the last block."""
+    x = tokens(packed=True)
+    order = torch.stack([torch.randperm(333), torch.randperm(333)]).int()
+    offsets = torch.tensor([[0, 100, 100, 300], [0, 1, 150, 299]], dtype=torch.int32)
+    index = torch.tensor([[0, 1, 1], [1, 0, 1]], dtype=torch.int32)
+    out = block_mean(x, order, offsets, index, backend=backend)
+    for b in range(2):
+        for h in range(3):
+            row = int(index[b, h])
+            for j in range(3):
+                members = x[b, h, order[row, offsets[row, j] : offsets[row, j + 1]].long()]
+                expected = members.double().mean(0).float() if len(members) else torch.zeros(64)
+                torch.testing.assert_close(out[b, h, j], expected, atol=1e-6, rtol=0)

@@ -5,6 +5,7 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from dit_accel.kernels import gather, kmeans
+from dit_accel.kernels.block_mean import block_mean
 from dit_accel.kernels.block_sparse_attention import block_sparse_attention
 from dit_accel.kernels.top_p import select_blocks
 from dit_accel.tests.support.memory import LiveMemory
@@ -36,7 +37,7 @@ def test_the_reference_has_static_shapes_and_no_square_tensor(return_lse):
             )
             centroids = q[:, :, :1000]
             kmeans.assign(q, centroids, backend="reference")
-            kmeans.update(q, order[None], offsets[1000][None], centroids, backend="reference")
+            block_mean(q, order, offsets[1000], index, empty=centroids, backend="reference")
             scores, sizes = torch.empty(1, heads, 300, 1000), offsets[1000][None].diff(dim=-1)
             select_blocks(scores, sizes, top_p=0.9, floor=0, max_density=1, backend="reference")
     assert out.shape == q.shape
@@ -56,16 +57,24 @@ def test_custom_ops_keep_their_promises(make_problem):
     )
     queries = plan["query_tokens"], plan["query_offsets"], plan["query_index"]
     tokens = problem.q[:, :, :4].contiguous()
-    order = torch.arange(33).expand(1, 2, 33).contiguous()
-    offsets = torch.tensor([0, 9, 9, 20, 33], dtype=torch.int32).expand(1, 2, 5).contiguous()
+    offsets = torch.tensor([[0, 9, 9, 20, 33]], dtype=torch.int32)
+    order = torch.arange(33)[None], offsets, torch.zeros(1, 2, dtype=torch.int32)
+    pooled = plan["keep"], *problem.pool()
     calls = {
         "chunk_lists": lists,
         "gather_chunks": (problem.k, plan["key_tokens"], plan["key_index"], start, live),
         "attend_chunks": (problem.q, keys, values, *queries, entries, counts, 0.1, True),
+        "attend_chunks with a tail": (problem.q, keys, values, *queries, entries, counts, 0.1, True, *pooled),
         "kmeans_assign": (problem.q, tokens, tokens.square().sum(-1) / 2),
-        "kmeans_update": (problem.q, order, offsets, tokens),
-        "select_blocks": (torch.rand(1, 2, 3, 4), offsets.diff(dim=-1), 0.9, 1, 1.0),
+        "block_mean": (problem.q, *order, tokens),
+        "select_blocks": (
+            torch.rand(1, 2, 3, 4),
+            offsets.diff(dim=1)[None].expand(1, 2, -1),
+            0.9,
+            1,
+            torch.full((1, 2, 3), 20.0),
+        ),
     }
     for name, arguments in calls.items():
-        op = getattr(ops, name).default
+        op = getattr(ops, name.split()[0]).default
         torch.library.opcheck(op, arguments, test_utils=("test_schema", "test_faketensor"))

@@ -1,8 +1,11 @@
 """What a sparse run computes, against dense attention: with everything kept, and under the same plans."""
 
+import functools
+
 import numpy as np
 import pytest
 
+from dit_accel.accel.attention.planners import PATTERNS
 from dit_accel.accel.attention.statistics import parse_line
 from dit_accel.tests.support import graphs
 from dit_accel.tests.support.checkpoints import CALLS
@@ -30,9 +33,10 @@ def dense(play):
     return {checkpoint: play(video(checkpoint)[0]).latent for checkpoint in MODELS}
 
 
+@pytest.mark.parametrize("pattern", PATTERNS)
 @pytest.mark.parametrize("checkpoint", MODELS)
-def test_keeping_everything_equals_dense(play, dense, checkpoint):
-    graph, _ = video(checkpoint, Graph.accelerate)
+def test_keeping_everything_equals_dense(play, dense, checkpoint, pattern):
+    graph, _ = video(checkpoint, functools.partial(Graph.accelerate, pattern=pattern))
     result = play(graph)
 
     run = result.run

@@ -2,6 +2,7 @@
 
 import pytest
 
+from dit_accel.accel.attention.planners import PATTERNS
 from dit_accel.accel.comfy.server import GraphFailed, GraphRejected
 from dit_accel.tests.support.templates import TEMPLATES, inputs_of, model_edges, read_template
 
@@ -76,7 +77,9 @@ def test_accepted(held, nodes, folders, template):
     edges = model_edges(graph, nodes)
     assert edges
     for node, name in edges:
-        graph[node]["inputs"][name] = graph.accelerate(graph[node]["inputs"][name])
+        # Every pattern in its turn.
+        pattern = list(PATTERNS)[TEMPLATES.index(template) % len(PATTERNS)]
+        graph[node]["inputs"][name] = graph.accelerate(graph[node]["inputs"][name], pattern=pattern)
     held.cancel(held.post(graph))
 
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from dit_accel.accel.attention.planners import PATTERNS
 from dit_accel.tests.support.checkpoints import CALLS
 from dit_accel.tests.support.templates import model_edges, read_template, upstream
 
@@ -76,14 +77,15 @@ def shrink(case, server_base):
     return graph
 
 
+@pytest.mark.parametrize("pattern", PATTERNS)
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.template)
-def test_sparse_calls_in_every_sampling_run(server, play, server_base, case):
+def test_sparse_calls_in_every_sampling_run(server, play, server_base, case, pattern):
     graph = shrink(case, server_base)
     nodes = server.request("/object_info")
     edges = model_edges(graph, nodes)
     assert len(edges) == len(case.models)
     for key, name in edges:
-        model = graph.accelerate(graph[key]["inputs"][name], top_p=0.5, floor=0.0)
+        model = graph.accelerate(graph[key]["inputs"][name], pattern=pattern, top_p=0.5, floor=0.0)
         graph[key]["inputs"][name] = model
         graph.add("StandinHistory", model=model, samples=[case.sampler, 0])
     graph.add("StandinReadLatent", samples=[case.sampler, 0])
@@ -93,5 +95,6 @@ def test_sparse_calls_in_every_sampling_run(server, play, server_base, case):
     for run, checkpoint in zip(result.runs, case.models.values(), strict=True):
         assert run["forwards"] == case.forwards
         assert run["sparse"] == {"reference": CALLS[checkpoint] * run["forwards"]}
+        assert run["pattern"] == pattern
         assert run["density"] < 1
     assert np.isfinite(result.latent).all() and result.latent.std() > 0

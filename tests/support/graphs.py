@@ -39,12 +39,12 @@ class Graph(dict):
     def load(self, checkpoint: str) -> list:
         return self.add("UNETLoader", unet_name=f"{checkpoint}.safetensors", weight_dtype="default")
 
-    def accelerate(self, model: list, fallback: str = "reference", **budget) -> list:
+    def accelerate(self, model: list, fallback: str = "reference", pattern: str = "svg2", **budget) -> list:
         """Our node, with `BUDGET` changed by the given numbers."""
         return self.add(
             "DitAccelSparseAttention",
             model=model,
-            pattern="svg2",
+            pattern=pattern,
             precision="auto",
             token_order="auto",
             guard="on",

@@ -7,7 +7,7 @@ import sys
 import pytest
 import torch
 
-from dit_accel.accel.attention.planners import PLANNERS
+from dit_accel.accel.attention.planners import PATTERNS
 from dit_accel.accel.cli import Problem, bench, capture, checks, demo, demo_graph, demo_report
 from dit_accel.accel.cli.demo_run import Result
 from dit_accel.accel.cli.main import main
@@ -135,8 +135,15 @@ def test_a_kernel_is_asked_for_only_on_a_gpu(monkeypatch):
     assert checks.kernel_problem(torch.float16, 128) == "block_sparse_attention on cuda"
 
 
-@pytest.mark.parametrize(("reason", "fallback"), [("no C compiler", "reference"), ("", "error")])
-def test_the_demo_falls_back_only_where_no_kernel_can_run(monkeypatch, tmp_path, reason, fallback):
+@pytest.mark.parametrize(
+    ("reason", "asks", "fallback", "patterns"),
+    [
+        ("no C compiler", [], "reference", PATTERNS),
+        ("", [], "error", PATTERNS),
+        ("no GPU", ["--pattern", "radial"], "reference", ["radial"]),
+    ],
+)
+def test_the_demo_falls_back_only_where_no_kernel_can_run(monkeypatch, tmp_path, reason, asks, fallback, patterns):
     pytest.importorskip("av")
     asked = {}
 
@@ -147,9 +154,9 @@ def test_the_demo_falls_back_only_where_no_kernel_can_run(monkeypatch, tmp_path,
     monkeypatch.setattr("dit_accel.accel.cli.demo_run.sample", sample)
     monkeypatch.setattr(demo, "need_comfyui", lambda: tmp_path)
     monkeypatch.setattr(demo, "kernel_problem", lambda dtype, head_dim: reason)
-    assert main(["demo", "--output", str(tmp_path / "out"), "--frames", "12", "--width", "200"]) == 0
+    assert main(["demo", "--output", str(tmp_path / "out"), "--frames", "12", "--width", "200", *asks]) == 0
     assert (asked["frames"], asked["width"], asked["height"]) == (9, 192, 112)
-    assert asked["patterns"] == list(PLANNERS)
+    assert asked["patterns"] == list(patterns)
     assert asked["fallback"] == fallback
     report = json.loads((tmp_path / "out" / "report.json").read_text("utf-8"))
     assert report["machine"]["no_kernel_because"] == (reason or None)
@@ -176,6 +183,12 @@ def test_demo_leaves_its_files(tmp_path):
     with av.open(str(tmp_path / "out" / "svg2.mp4")) as clip:
         assert sum(1 for _ in clip.decode(video=0)) == 3
     assert json.loads((tmp_path / "out" / "report.json").read_text("utf-8")) == json.loads(json.dumps(report))
+
+
+def test_unknown_pattern_of_the_demo_is_named(capsys, tmp_path, monkeypatch):
+    monkeypatch.setattr(demo, "need_comfyui", lambda: tmp_path)
+    assert main(["demo", "--output", str(tmp_path / "out"), "--pattern", "svg2", "sliding"]) == 1
+    assert "svg_ear" in (text := capsys.readouterr().err) and "found sliding" in text
 
 
 def test_unknown_prompt_is_named(capsys, tmp_path):

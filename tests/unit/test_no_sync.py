@@ -11,16 +11,18 @@ from torch._subclasses.fake_tensor import (
     DataDependentOutputException,
     DynamicOutputShapeException,
     FakeTensorMode,
+    unset_fake_temporarily,
 )
 
 from dit_accel.accel.attention import executor
 from dit_accel.accel.attention.budget import PRESETS
 from dit_accel.accel.attention.layout import TokenLayout
-from dit_accel.accel.attention.planners import svg2
-from dit_accel.accel.attention.state import ClusterCache, WarmStart
+from dit_accel.accel.attention.planners import PATTERNS
+from dit_accel.accel.attention.state import StaticPlans, TensorCache
 from dit_accel.accel.attention.statistics import ForwardStatistics, Stopwatch
 from dit_accel.accel.comfy import override
-from dit_accel.kernels import block_sparse_attention, gather, kmeans, registry, top_p
+from dit_accel.kernels import block_mean, block_sparse_attention, compensation_error, gather, kmeans, registry, top_p
+from dit_accel.tests.support.calls import make_call
 from dit_accel.tests.support.forwards import evaluate, make_run
 from dit_accel.tests.support.memory import LiveMemory
 
@@ -43,10 +45,11 @@ def launchers(monkeypatch):
     monkeypatch.setattr(registry, "architecture", lambda device: "sm_90")
     opened = {
         (kmeans, "_assign_op"): ("triton_kmeans", "launch_assign", "_assign"),
-        (kmeans, "_update_op"): ("triton_kmeans", "launch_update", "_update"),
+        (block_mean, "_mean_op"): ("triton_block_mean", "launch", "_mean"),
         (top_p, "_select_op"): ("triton_top_p", "launch_select", "_select"),
         (gather, "_gather_op"): ("triton_gather", "launch_gather", "_gather"),
         (gather, "_lists_op"): ("triton_gather", "launch_lists", "_lists"),
+        (compensation_error, "_error_op"): ("triton_compensation_error", "launch", "_error"),
         (block_sparse_attention, "_attend_op"): ("triton_block_sparse_attention", "launch", "_attend"),
     }
     launched = []
@@ -55,39 +58,46 @@ def launchers(monkeypatch):
         monkeypatch.setattr(triton_module, kernel, NoKernel())
 
         def run(*args, module=triton_module, name=launch):
-            launched.append(name)
+            launched.append((module.__name__, name))
             return getattr(module, name)(*args)
 
         monkeypatch.setattr(module, op, run)
     return launched
 
 
+@pytest.fixture
+def static_maps_are_real(monkeypatch):
+    """A static map is made from numbers, on the host, once in a run; what a call does with it is not."""
+    get = StaticPlans.get
+
+    def outside(self, key, make):
+        with unset_fake_temporarily():
+            return get(self, key, make)
+
+    monkeypatch.setattr(StaticPlans, "get", outside)
+
+
 @pytest.mark.parametrize("warm", [False, True])
-def test_memory_and_shapes_at_full_size(launchers, warm):
+@pytest.mark.parametrize("pattern", PATTERNS)
+def test_memory_and_shapes_at_full_size(launchers, static_maps_are_real, pattern, warm):
     """A read of the device, or a shape that only the device knows, raises on a fake tensor."""
     assert LAYOUT.total == 75_600
-    with FakeTensorMode():
+    with FakeTensorMode(allow_non_fake_inputs=True):
         # ComfyUI's layout: [B, N, H * D] seen as [B, H, N, D].
         q, k, v = (torch.empty(1, LAYOUT.total, HEADS, DIM, dtype=torch.bfloat16).transpose(1, 2) for _ in range(3))
         inputs = 3 * q.numel() * q.element_size()
-        cache, statistics = ClusterCache(), ForwardStatistics()
+        cache, static, statistics = TensorCache(), StaticPlans(), ForwardStatistics()
         for _ in range(1 + warm):
             with LiveMemory(q, k, v) as memory:
-                plan = svg2.plan(
-                    q,
-                    k,
-                    LAYOUT,
-                    PRESETS["faithful"],
-                    WarmStart(cache, ("a",), "layer"),
-                    scale=DIM**-0.5,
-                    backend="triton",
-                )
+                call = make_call(q, k, v, LAYOUT, cache=cache, static=static, backend="triton")
+                plan = PATTERNS[pattern].plan(call, PRESETS["faithful"])
                 out = executor.execute(q, k, v, plan, scale=DIM**-0.5, backend="triton")
                 statistics.record(plan, Stopwatch(torch.device("cpu")), "triton")
         assert out.shape == q.shape
         assert out.dtype == q.dtype
-        assert plan.keep.shape == (1, HEADS, 296, 995)
-        assert len(set(launchers)) == 6
+        blocks = {"svg2": (296, 995), "svg_ear": (296, 995)}.get(pattern)
+        assert blocks is None or plan.keep.shape == (1, HEADS, *blocks)
+        assert len(set(launchers)) == {"svg2": 6, "svg_ear": 7}.get(pattern, 5)
         print(f"\npeak {memory.peak / 2**30:.2f} GiB beside {inputs / 2**30:.2f} GiB of q, k, v")
         assert memory.peak >= 1.5 * inputs / 3, "the gathered keys and values were not seen"
         assert memory.peak <= 2 * inputs
@@ -111,7 +121,16 @@ READS = {"item", "tolist", "cpu", "nonzero", "argwhere", "masked_select", "uniqu
 CALL_PATH = [
     *(
         ROOT / "accel" / "attention" / name
-        for name in ("clusters.py", "executor.py", "layout.py", "plan.py", "state.py")
+        for name in (
+            "call.py",
+            "clusters.py",
+            "executor.py",
+            "layout.py",
+            "plan.py",
+            "select.py",
+            "state.py",
+            "static.py",
+        )
     ),
     *sorted((ROOT / "accel" / "attention" / "planners").glob("*.py")),
     ROOT / "accel" / "comfy" / "override.py",

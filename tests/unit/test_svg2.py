@@ -3,12 +3,15 @@
 import pytest
 import torch
 
+from dit_accel.accel.attention import clusters as clusters_module
 from dit_accel.accel.attention.budget import Budget
 from dit_accel.accel.attention.clusters import cluster_count, kmeans_clusters, sample_centroids
 from dit_accel.accel.attention.layout import TokenLayout
 from dit_accel.accel.attention.plan import SparsePlan
 from dit_accel.accel.attention.planners import svg2
-from dit_accel.accel.attention.state import ClusterCache, WarmStart
+from dit_accel.accel.attention.select import estimated_mass
+from dit_accel.accel.attention.state import TensorCache
+from dit_accel.tests.support.calls import make_call
 
 SCALE = 64**-0.5
 
@@ -27,16 +30,8 @@ def clustered(batch=1, heads=2, tokens=600, dim=64, seed=0):
 
 
 def make_plan(q, k, layout, budget=None, cache=None, branches=("a",)) -> SparsePlan:
-    cache = ClusterCache() if cache is None else cache
-    return svg2.plan(
-        q,
-        k,
-        layout,
-        budget or Budget(top_p=0.7, floor=0.0),
-        WarmStart(cache, branches, "layer"),
-        scale=SCALE,
-        backend="reference",
-    )
+    call = make_call(q, k, k, layout, cache=cache, branches=branches)
+    return svg2.plan(call, budget or Budget(top_p=0.7, floor=0.0))
 
 
 @pytest.mark.parametrize(
@@ -103,7 +98,7 @@ def test_mass_is_size_weighted():
     x = clustered(tokens=200)
     clusters = kmeans_clusters(x, sample_centroids(x, 8), 2, backend="reference")
     scale = SCALE / 20  # keeps the plain exponentials below finite
-    mass = svg2.attention_mass(clusters, clusters, scale)
+    mass = estimated_mass(clusters.centroids, clusters.centroids, clusters.sizes(), scale)
     assert torch.allclose(mass.sum(-1), torch.ones_like(mass.sum(-1)), atol=1e-6)
     scores = clusters.centroids @ clusters.centroids.transpose(-1, -2) * scale
     weight = clusters.sizes().unsqueeze(-2) * scores.exp()
@@ -162,7 +157,7 @@ def test_branches_warm_start_apart():
     """Alternating two branches over one cache equals two caches, batched or not."""
     layout = TokenLayout((6, 10, 10))
     steps = [(clustered(batch=2, seed=s), clustered(batch=2, seed=s + 50)) for s in range(3)]
-    shared, own = ClusterCache(), {"a": ClusterCache(), "b": ClusterCache()}
+    shared, own = TensorCache(), {"a": TensorCache(), "b": TensorCache()}
     for i, (q, k) in enumerate(steps):
         if i == 1:  # this evaluation is batched
             batched = make_plan(q, k, layout, cache=shared, branches=("a", "b"))
@@ -178,9 +173,11 @@ def test_branches_warm_start_apart():
 
 def test_warm_start_is_used(monkeypatch):
     counts = []
-    real = svg2.kmeans_clusters
-    monkeypatch.setattr(svg2, "kmeans_clusters", lambda x, c, n, **kw: (counts.append(n), real(x, c, n, **kw))[1])
-    cache, q = ClusterCache(), clustered()
+    real = clusters_module.kmeans_clusters
+    monkeypatch.setattr(
+        clusters_module, "kmeans_clusters", lambda x, c, n, **kw: (counts.append(n), real(x, c, n, **kw))[1]
+    )
+    cache, q = TensorCache(), clustered()
     for _ in range(2):
         make_plan(q, q, TokenLayout((6, 10, 10)), cache=cache)
     assert counts == [8, 8, 2, 2]
@@ -190,7 +187,7 @@ PAIR = (torch.zeros(1, 1, 4, 8), torch.zeros(1, 1, 4, 8))  # 256 bytes
 
 
 def test_cache_obeys_its_byte_budget():
-    cache = ClusterCache(max_bytes=600)
+    cache = TensorCache(max_bytes=600)
     for key in "abababcd":
         cache.put(key, PAIR)
         assert cache.bytes == 256 * len(cache) <= 600
@@ -201,7 +198,7 @@ def test_cache_obeys_its_byte_budget():
 
 
 def test_a_cycle_of_layers_that_does_not_fit_still_hits():
-    cache, hits = ClusterCache(max_bytes=10 * 256), 0
+    cache, hits = TensorCache(max_bytes=10 * 256), 0
     for _ in range(5):
         for layer in range(12):
             hits += cache.get(layer) is not None
@@ -210,7 +207,7 @@ def test_a_cycle_of_layers_that_does_not_fit_still_hits():
 
 
 def test_pairs_that_nobody_asks_for_leave():
-    cache = ClusterCache(max_bytes=4 * 256)
+    cache = TensorCache(max_bytes=4 * 256)
     for layer in range(4):
         cache.put(("old", layer), PAIR)
     for _ in range(9):
@@ -220,13 +217,13 @@ def test_pairs_that_nobody_asks_for_leave():
 
 
 def test_a_pair_larger_than_the_budget_is_not_kept():
-    cache = ClusterCache(max_bytes=100)
+    cache = TensorCache(max_bytes=100)
     cache.put("a", PAIR)
     assert (len(cache), cache.bytes) == (0, 0)
 
 
 def test_unknown_branches_start_cold_and_leave_nothing():
-    layout, cache = TokenLayout((6, 10, 10)), ClusterCache()
+    layout, cache = TokenLayout((6, 10, 10)), TensorCache()
     q = clustered()
     plans = [make_plan(q, q, layout, cache=cache, branches=()) for _ in range(2)]
     assert torch.equal(plans[0].keep, plans[1].keep)

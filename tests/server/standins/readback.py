@@ -63,7 +63,7 @@ class State(io.ComfyNode):
         gc.collect()
         kinds = {
             "runs": module("attention.run").Run,
-            "caches": module("attention.state").ClusterCache,
+            "caches": module("attention.state").TensorCache,
             "plans": module("attention.plan").SparsePlan,
         }
         alive = {name: [x for x in gc.get_objects() if type(x) is kind] for name, kind in kinds.items()}

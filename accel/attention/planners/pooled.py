@@ -1,0 +1,46 @@
+"""pooled: fixed blocks in a token order; their means say what to keep, and stand in for what is not kept.
+
+The family of Sol-Attn (arXiv 2607.24027) and of block top-k methods, with the budget's top-p in place of a threshold.
+Nothing is remembered between steps.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import torch
+
+from ....kernels.top_p import select_blocks
+from ..blocks import block_order, block_sizes, ordered_blocks
+from ..budget import Budget
+from ..call import AttentionCall
+from ..plan import BlockOrder, SparsePlan
+from ..select import always_on, estimated_mass, make_tail, means
+
+
+def plan(call: AttentionCall, budget: Budget) -> SparsePlan:
+    """Blocks by call.token_order (auto: cube), kept by the mass that their means promise; with a tail."""
+    shared = call.static.get(("pooled", call.layout, call.token_order, call.q.device), lambda: _orders(call))
+    queries, keys = (replace(order, index=order.index.expand(call.q.shape[:2])) for order in shared)
+    key_means = means(call.k, keys, call.backend)
+    query_means = means(call.q, queries, call.backend)
+    sizes = keys.sizes()[:, :, 1:]
+    keep, capped = select_blocks(
+        estimated_mass(query_means[:, :, 1:], key_means[:, :, 1:], sizes, call.scale),
+        sizes.int(),
+        top_p=budget.top_p,
+        floor=budget.floor,
+        max_density=budget.max_density,
+        backend=call.backend,
+    )
+    return SparsePlan(queries, keys, always_on(keep), capped, make_tail(call, keys, key_means))
+
+
+def _orders(call: AttentionCall) -> tuple[BlockOrder, BlockOrder]:
+    grid = call.layout.grid
+    index = torch.zeros(1, 1, dtype=torch.int32, device=call.q.device)
+    return tuple(
+        block_order(call.layout, [ordered_blocks(grid, call.token_order, size)], index)
+        for size in block_sizes(math.prod(grid))
+    )

@@ -1,0 +1,60 @@
+"""svg_ear: SVG2's clusters, with a tail for what is skipped, and the exact part where the tail errs most
+(SVG-EAR, arXiv 2603.08982).
+
+A query cluster spends as many keys as SVG2's top-p would, but on the key clusters whose pooled stand-in would be
+furthest from the truth, by an estimate at the query cluster's mean.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ....kernels.compensation_error import log_compensation_error
+from ....kernels.top_p import select_blocks
+from ..budget import Budget
+from ..call import AttentionCall
+from ..clusters import Clusters, warm_clusters
+from ..plan import BlockOrder, SparsePlan
+from ..select import always_on, make_tail
+from .svg2 import select_by_mass
+
+
+def plan(call: AttentionCall, budget: Budget) -> SparsePlan:
+    """Blocks as in svg2; the tail's keys and values are the means of the key clusters."""
+    queries, keys = warm_clusters(call)
+    query_order, key_order = queries.block_order(call.layout), keys.block_order(call.layout)
+    tail = make_tail(call, key_order)
+    spent, capped = select_by_mass(call, budget, queries, keys)
+    sizes = keys.sizes()
+    limit = torch.where(spent, sizes.unsqueeze(-2), 0).sum(-1)
+    keep, _ = select_blocks(
+        _priority(call, queries, key_order, tail.keys[:, :, 1:], tail.values[:, :, 1:], sizes),
+        sizes,
+        top_p=1.0,
+        floor=0.0,
+        limit=limit,
+        backend=call.backend,
+    )
+    return SparsePlan(query_order, key_order, always_on(keep), capped, tail)
+
+
+def _priority(
+    call: AttentionCall, queries: Clusters, keys: BlockOrder, key_means: Tensor, value_means: Tensor, sizes: Tensor
+) -> Tensor:
+    """Error of the tail per key, relative to the worst of the row: fp32 [B, H, Cq, Ck] in 0..1."""
+    error = log_compensation_error(
+        queries.centroids,
+        call.k,
+        call.v,
+        keys.tokens,
+        keys.offsets[:, 1:],
+        keys.index,
+        key_means,
+        value_means,
+        scale=call.scale,
+        backend=call.backend,
+    )
+    error = error - sizes.clamp(min=1).log().unsqueeze(-2)
+    # A row whose tail is exact everywhere has nothing but -inf.
+    return (error - error.amax(-1, keepdim=True).clamp(min=torch.finfo(error.dtype).min)).exp()

@@ -1,0 +1,193 @@
+"""Attention patterns side by side on the same tensors: error at equal density, with a tail and without."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..attention import executor
+from ..attention.budget import Budget
+from ..attention.call import AttentionCall
+from ..attention.clusters import spread
+from ..attention.plan import SparsePlan
+from ..attention.planners import PATTERNS
+from ..attention.select import make_tail
+from ..attention.state import LayerMemory, StaticPlans, TensorCache
+from .attention import relative_error
+from .inputs import Inputs
+
+# Bisection steps for the dial (top_p, or Sol-Attn's tau) that gives a density.
+STEPS = 12
+# A pattern whose blocks are too coarse to come nearer to a density than this part of it has no row there.
+LEAST = 0.85
+ROWS = 128
+SOL_BLOCK = 64
+
+
+class Source(NamedTuple):
+    """A pattern with a token order."""
+
+    pattern: str
+    token_order: str = "auto"
+
+    @property
+    def name(self) -> str:
+        return self.pattern if self.token_order == "auto" else f"{self.pattern} {self.token_order}"
+
+
+SOURCES = tuple(
+    Source(name, order)
+    for name, pattern in PATTERNS.items()
+    for order in (("cube", "raster", "morton") if pattern.token_order else ("auto",))
+)
+
+
+def judge(
+    inputs: Inputs, densities: Sequence[float], sources: Sequence[Source] = SOURCES, *, device: str, backend: str
+) -> list[dict[str, Any]]:
+    """One row for each source and density, without a tail and with one: relative L2 error of the attention output
+    against fp32 dense attention, density, and the attention mass that the kept blocks really hold.
+
+    Every pattern is brought to the density of the call as a whole (its heads and rows may differ): static patterns by
+    max_density, the others by top_p. A row is left out where a pattern cannot go as low.
+    """
+    dtype = torch.bfloat16 if device == "cuda" else torch.float32
+    q, k, v = (x.to(device, dtype) for x in inputs[:3])
+    scale = q.shape[-1] ** -0.5
+    exact = torch.nn.functional.scaled_dot_product_attention(q.float(), k.float(), v.float(), scale=scale)
+    rows = []
+    for source in sources:
+        static = StaticPlans()
+        for density in densities:
+
+            def make_call(token_order=source.token_order, static=static):
+                memory = LayerMemory(TensorCache(), ("bench",), "bench")
+                return AttentionCall(q, k, v, inputs.layout, scale, backend, memory, static, token_order)
+
+            plan = plan_at(make_call, source.pattern, density)
+            if plan is None:
+                continue
+            tail = plan.tail or make_tail(make_call(), plan.keys)
+            mass = kept_mass(q, k, plan, scale)
+            for with_tail in (False, True):
+                one = replace(plan, tail=tail if with_tail else None)
+                out = executor.execute(q, k, v, one, scale=scale, backend=backend)
+                rows.append(
+                    {
+                        "source": source.name,
+                        "asked_density": density,
+                        "tail": with_tail,
+                        "density": plan.density().item(),
+                        "mass": mass,
+                        "error": relative_error(out, exact),
+                    }
+                )
+    return rows
+
+
+def plan_at(make_call: Callable[[], AttentionCall], pattern: str, density: float) -> SparsePlan | None:
+    """The densest plan of `pattern` that does not exceed `density`, or None where even the densest has less than
+    LEAST of it. Every trial is a run's first call."""
+    row = PATTERNS[pattern]
+
+    def at(dial: float) -> tuple[SparsePlan, float]:
+        budget = Budget(top_p=1.0, floor=0.0, max_density=dial) if row.static else Budget(top_p=dial, floor=0.0)
+        plan = row.plan(make_call(), budget)
+        return plan, plan.density().item()
+
+    return _bisect(at, 0.01 if row.static else 0.05, 1.0, density)
+
+
+def _bisect(at: Callable[[float], tuple[Any, float]], low: float, high: float, density: float) -> Any | None:
+    """The result of `at` for the highest dial whose density does not exceed `density`; density grows with the dial."""
+    best, reached = at(high)
+    if reached <= density:
+        return best
+    best, reached = at(low)
+    if reached > density:
+        return None
+    for _ in range(STEPS):
+        middle = (low + high) / 2
+        trial, found = at(middle)
+        if found <= density:
+            low, best, reached = middle, trial, found
+        else:
+            high = middle
+    return best if reached >= LEAST * density else None
+
+
+def kept_mass(q: Tensor, k: Tensor, plan: SparsePlan, scale: float, rows: int = ROWS) -> float:
+    """Share of the true attention mass that the kept blocks hold, 0..1: mean over heads and `rows` queries spread
+    over the sequence."""
+    chosen = spread(q.shape[2], min(rows, q.shape[2]), q.device)
+    weights = (q[:, :, chosen].float() @ k.float().transpose(2, 3) * scale).softmax(-1)
+    query_block = plan.queries.block_of_token()[:, :, chosen, None]
+    key_block = plan.keys.block_of_token()[:, :, None]
+    kept = plan.keep.gather(2, query_block.expand(-1, -1, -1, plan.keep.shape[3]))
+    return weights.where(kept.gather(3, key_block.expand(-1, -1, len(chosen), -1)), 0).sum(-1).mean().item()
+
+
+def sol_attn_problem() -> str | None:
+    """Why Sol-Attn of comfy-kitchen cannot be measured here, or None."""
+    if importlib.util.find_spec("comfy_kitchen") is None:
+        return "comfy-kitchen is not installed"
+    import comfy_kitchen
+
+    if not hasattr(comfy_kitchen, "sol_attn"):
+        return f"comfy-kitchen {importlib.metadata.version('comfy-kitchen')} has no sol_attn (0.2.40 has)"
+    return None
+
+
+def judge_sol_attn(inputs: Inputs, densities: Sequence[float], *, device: str) -> list[dict[str, Any]]:
+    """Rows as of `judge` for comfy_kitchen.sol_attn, in the model's own (raster) order, head by head.
+
+    Its tail is part of it. Its dial tau is set to reach the density, which follows from its published rule (arXiv
+    2607.24027): the operation does not tell. Needs no sol_attn_problem().
+    """
+    import comfy_kitchen
+
+    dtype = torch.bfloat16 if device == "cuda" else torch.float32
+    q, k, v = (x.to(device, dtype) for x in inputs[:3])
+    exact = torch.nn.functional.scaled_dot_product_attention(q.float(), k.float(), v.float())
+    rows = []
+    for density in densities:
+        # A higher tau keeps less, so the dial runs backwards.
+        dial = _bisect(lambda minus_tau: (minus_tau, sol_density(q, k, -minus_tau)), -8.0, 8.0, density)
+        if dial is None:
+            continue
+        for tail in (False, True):
+            # One head at a time: the reference that runs without a GPU holds a square of scores.
+            parts = [
+                comfy_kitchen.sol_attn(*(x[:, h : h + 1].transpose(1, 2) for x in (q, k, v)), tau=-dial, tail=tail)
+                for h in range(q.shape[1])
+            ]
+            out = torch.cat([part.transpose(1, 2) for part in parts], dim=1)
+            found = {"source": "sol_attn", "asked_density": density, "tail": tail, "mass": None}
+            rows.append(found | {"density": sol_density(q, k, -dial), "error": relative_error(out, exact)})
+    return rows
+
+
+def sol_density(q: Tensor, k: Tensor, tau: float) -> float:
+    """Exact fraction of the map under Sol-Attn's rule: 64-token blocks whose pooled score exceeds tau deviations of
+    its row, and the diagonal with its neighbours."""
+    tokens = q.shape[2]
+    count = -(-tokens // SOL_BLOCK)
+    pad = count * SOL_BLOCK - tokens
+    sizes = torch.full((count,), float(SOL_BLOCK), device=q.device)
+    sizes[-1] -= pad
+    queries, keys = (
+        torch.nn.functional.pad(x.float(), (0, 0, 0, pad)).unflatten(2, (count, SOL_BLOCK)).sum(3) / sizes[:, None]
+        for x in (q, k)
+    )
+    keys = keys - keys.mean(2, keepdim=True)
+    deviation = (queries.square() * keys.square().mean(2, keepdim=True)).sum(-1, keepdim=True).sqrt()
+    exact = queries @ keys.transpose(2, 3) > tau * deviation
+    block = torch.arange(count, device=q.device)
+    exact |= (block[:, None] - block).abs() <= 1
+    return ((exact * sizes).sum(-1) @ sizes / tokens**2).mean().item()

@@ -1,0 +1,53 @@
+"""Mean of the tokens of every block of an order: k-means centroids, pooled queries, keys and values."""
+
+import torch
+from torch import Tensor
+
+from . import registry
+
+REFERENCE_ELEMENTS = 1 << 24  # numbers the reference gathers at once
+
+
+def block_mean(
+    x: Tensor, tokens: Tensor, offsets: Tensor, index: Tensor, *, empty: Tensor | None = None, backend: str
+) -> Tensor:
+    """Mean over each block's tokens, summed in fp32; the kernel does so in a fixed order, so its results repeat.
+
+    x: [B, H, N, D], any strides with D dense; tokens: int32 or int64 [R, L], offsets: int32 [R, blocks + 1] and
+    index: int32 [B, H], an order and its blocks (terms: gather.py); the tokens of an order need not be all of x's.
+    empty: [B, H, blocks, D], what a block without tokens gets instead of 0.
+
+    Returns [B, H, blocks, D] in x's dtype.
+    """
+    if empty is None:
+        empty = x.new_zeros(*x.shape[:2], offsets.shape[1] - 1, x.shape[3])
+    return {"triton": _mean_op, "reference": _reference}[backend](x, tokens, offsets, index, empty)
+
+
+def _reference(x: Tensor, tokens: Tensor, offsets: Tensor, index: Tensor, empty: Tensor) -> Tensor:
+    batch, heads, _, dim = x.shape
+    length = tokens.shape[1]
+    step = max(1, REFERENCE_ELEMENTS // (batch * heads * dim))
+    position = torch.arange(length, device=x.device, dtype=offsets.dtype).expand(tokens.shape).contiguous()
+    # Tokens behind the last block are summed apart and cut off.
+    block = torch.searchsorted(offsets[:, 1:].contiguous(), position, right=True)[index]
+    order = tokens.long()[index]
+    sums = x.new_zeros(batch, heads, offsets.shape[1], dim, dtype=torch.float32)
+    for start in range(0, length, step):
+        part = slice(start, start + step)
+        members = order[..., part, None].expand(-1, -1, -1, dim)
+        sums.scatter_add_(2, block[..., part, None].expand_as(members), x.gather(2, members).float())
+    sizes = offsets.diff(dim=1)[index][..., None]
+    means = sums[:, :, :-1] / sizes.clamp(min=1)
+    return torch.where(sizes > 0, means.to(x.dtype), empty)
+
+
+def _mean_fake(x: Tensor, tokens: Tensor, offsets: Tensor, index: Tensor, empty: Tensor) -> Tensor:
+    return x.new_empty(empty.shape)
+
+
+@registry.custom_op("block_mean", _mean_fake)
+def _mean_op(x: Tensor, tokens: Tensor, offsets: Tensor, index: Tensor, empty: Tensor) -> Tensor:
+    from .triton_block_mean import launch
+
+    return launch(x, tokens, offsets, index, empty)

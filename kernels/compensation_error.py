@@ -1,0 +1,116 @@
+"""How far a block's pooled key and value would be from the block itself, seen by the mean of a query block.
+
+The routing score of SVG-EAR, arXiv 2603.08982: for query mean q, key block j with mean key m and mean value w,
+E = sum over its keys k of | exp(q.k) v - exp(q.m) w |^2. Returned as a logarithm, because its size has no bound.
+"""
+
+import torch
+from torch import Tensor
+
+from . import registry
+
+REFERENCE_ELEMENTS = 1 << 24  # scores the reference holds at once
+
+
+def log_compensation_error(
+    queries: Tensor,
+    k: Tensor,
+    v: Tensor,
+    tokens: Tensor,
+    offsets: Tensor,
+    index: Tensor,
+    key_means: Tensor,
+    value_means: Tensor,
+    *,
+    scale: float,
+    backend: str,
+) -> Tensor:
+    """Natural logarithm of E for every query mean and key block.
+
+    queries: [B, H, Q, D]; k, v: [B, H, N, D], any strides with D dense; tokens int32 [R, L], offsets int32
+    [R, blocks + 1] and index int32 [B, H]: the order of the keys and its blocks (terms: gather.py); key_means,
+    value_means: [B, H, blocks, D]. All of one dtype. scale multiplies the scores.
+
+    Returns fp32 [B, H, Q, blocks], -inf for an error of zero and for a block without tokens.
+    """
+    return {"triton": _error_op, "reference": _reference}[backend](
+        queries, k, v, tokens, offsets, index, key_means, value_means, scale
+    )
+
+
+def _reference(
+    queries: Tensor,
+    k: Tensor,
+    v: Tensor,
+    tokens: Tensor,
+    offsets: Tensor,
+    index: Tensor,
+    key_means: Tensor,
+    value_means: Tensor,
+    scale: float,
+) -> Tensor:
+    batch, heads, rows, dim = queries.shape
+    blocks = offsets.shape[1] - 1
+    position = torch.arange(tokens.shape[1], device=k.device, dtype=offsets.dtype).expand(tokens.shape).contiguous()
+    # Tokens before the first block and behind the last count for an extra block that is cut off.
+    block = torch.searchsorted(offsets.contiguous(), position, right=True) - 1
+    block = torch.where((block >= 0) & (block < blocks), block, blocks)[index]
+    order = tokens.long()[index][..., None].expand(-1, -1, -1, dim)
+    k, v = k.gather(2, order).float(), v.gather(2, order).float()
+    means = torch.nn.functional.pad(value_means.float(), (0, 0, 0, 1))
+    own = block[..., None].expand_as(v)
+    squares = v.square().sum(-1)
+    along = (v * means.gather(2, own)).sum(-1)
+    mean_squares = value_means.float().square().sum(-1)
+    sizes = offsets.diff(dim=1)[index].float()
+
+    out = queries.new_empty(batch, heads, rows, blocks, dtype=torch.float32)
+    step = max(1, REFERENCE_ELEMENTS // (batch * heads * tokens.shape[1]))
+    for start in range(0, rows, step):
+        part = queries[:, :, start : start + step].float() * scale
+        scores = part @ k.transpose(2, 3)
+        mean_scores = part @ key_means.float().transpose(2, 3)
+        where = block[:, :, None].expand_as(scores)
+        top = torch.nn.functional.pad(mean_scores, (0, 1)).scatter_reduce(3, where, scores, "amax")
+        weights = (scores - top.gather(3, where)).exp()
+        top = top[..., :-1]
+        mean_weights = (mean_scores - top).exp()
+        terms = weights.square() * squares[:, :, None]
+        mixed = weights * along[:, :, None]
+        sums = torch.zeros(2, *scores.shape[:3], blocks + 1, device=k.device)
+        exact, cross = sums.scatter_add_(4, where.expand(2, *where.shape), torch.stack([terms, mixed]))[..., :-1]
+        pooled = mean_weights.square() * (sizes * mean_squares)[:, :, None]
+        error = (exact - 2 * mean_weights * cross + pooled).clamp(min=0)
+        out[:, :, start : start + step] = torch.where(sizes[:, :, None] > 0, error.log() + 2 * top, -torch.inf)
+    return out
+
+
+def _error_fake(
+    queries: Tensor,
+    k: Tensor,
+    v: Tensor,
+    tokens: Tensor,
+    offsets: Tensor,
+    index: Tensor,
+    key_means: Tensor,
+    value_means: Tensor,
+    scale: float,
+) -> Tensor:
+    return queries.new_empty(*queries.shape[:3], offsets.shape[1] - 1, dtype=torch.float32)
+
+
+@registry.custom_op("log_compensation_error", _error_fake)
+def _error_op(
+    queries: Tensor,
+    k: Tensor,
+    v: Tensor,
+    tokens: Tensor,
+    offsets: Tensor,
+    index: Tensor,
+    key_means: Tensor,
+    value_means: Tensor,
+    scale: float,
+) -> Tensor:
+    from .triton_compensation_error import launch
+
+    return launch(queries, k, v, tokens, offsets, index, key_means, value_means, scale)
