@@ -42,7 +42,8 @@ class Budget:
     top_p: attention mass that the kept blocks of each query block must hold.
     floor: fraction of the key blocks, by rank, that is kept whatever top_p says.
     max_density: cap on the kept fraction of the video keys of each video query block; it wins over the other two.
-        Text and reference tokens, and the single best block, are kept all the same.
+        Text and reference tokens, and the single best block, are kept all the same. A static pattern aims at it as
+        a mean over the video (static.target_density).
     dense_first, dense_last: parts of the schedule (model_sampling percent) that stay dense at its ends.
     dense_blocks: transformer blocks that stay dense, counted through double and single blocks.
     min_tokens: shorter video sequences stay dense.

@@ -1,6 +1,7 @@
 """Blocks of the grid, and the maps of window and radial."""
 
 import math
+from itertools import pairwise
 
 import pytest
 import torch
@@ -122,6 +123,16 @@ def test_radial_keeps_less_with_distance_and_the_first_frame():
     octaves = [by_distance[2:4], by_distance[4:8], by_distance[8:16], by_distance[16:]]
     means = [sum(part) / len(part) for part in octaves]
     assert means == sorted(means, reverse=True) and means[0] > 2 * means[-1] > 0
+
+
+def test_radial_skips_frames_where_its_window_is_smaller_than_a_block():
+    frames, tokens = 21, 30 * 52
+    made = radial_map((frames, 30, 52), 0.2)
+    last = made.queries.offsets[:-1] // tokens == frames - 1
+    seen = {int(frame) for frame in (made.keys.offsets[:-1] // tokens)[made.keep[last].any(0)]}
+    assert {0, frames - 2, frames - 1} <= seen
+    gaps = [after - before for before, after in pairwise(sorted(seen - {0}))]
+    assert gaps[0] > 1 == gaps[-1] and gaps == sorted(gaps, reverse=True), gaps
 
 
 def test_radial_blocks_never_cross_a_frame():
