@@ -29,8 +29,10 @@ def _reference(x: Tensor, tokens: Tensor, offsets: Tensor, index: Tensor, empty:
     length = tokens.shape[1]
     step = max(1, REFERENCE_ELEMENTS // (batch * heads * dim))
     position = torch.arange(length, device=x.device, dtype=offsets.dtype).expand(tokens.shape).contiguous()
-    # Tokens behind the last block are summed apart and cut off.
-    block = torch.searchsorted(offsets[:, 1:].contiguous(), position, right=True)[index]
+    # Tokens before the first block and behind the last are summed apart and cut off.
+    blocks = offsets.shape[1] - 1
+    block = torch.searchsorted(offsets.contiguous(), position, right=True) - 1
+    block = torch.where((block >= 0) & (block < blocks), block, blocks)[index]
     order = tokens.long()[index]
     sums = x.new_zeros(batch, heads, offsets.shape[1], dim, dtype=torch.float32)
     for start in range(0, length, step):

@@ -141,10 +141,11 @@ def test_labels_stay_in_range_when_tokens_are_nan(backend):
 
 
 def test_means_of_shared_orders_that_leave_tokens_out(backend):
-    """Two orders for six (batch, head) pairs, a block without tokens, and tokens behind the last block."""
+    """Two orders for six (batch, head) pairs, a block without tokens, and tokens before the first block and behind the
+    last."""
     x = tokens(packed=True)
     order = torch.stack([torch.randperm(333), torch.randperm(333)]).int()
-    offsets = torch.tensor([[0, 100, 100, 300], [0, 1, 150, 299]], dtype=torch.int32)
+    offsets = torch.tensor([[0, 100, 100, 300], [7, 8, 150, 299]], dtype=torch.int32)
     index = torch.tensor([[0, 1, 1], [1, 0, 1]], dtype=torch.int32)
     out = block_mean(x, order, offsets, index, backend=backend)
     for b in range(2):
