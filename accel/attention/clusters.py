@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 
@@ -14,17 +15,29 @@ from .plan import BlockOrder
 
 FIRST_ITERATIONS = 8
 WARM_ITERATIONS = 2
-# Average tokens per cluster: query clusters must fill an MMA tile, key clusters may be fine
-# (SVG2, arXiv 2505.18875, appendix D: 300 and 1000 clusters at 75,600 tokens).
-QUERY_TOKENS_PER_CLUSTER = 256
-KEY_TOKENS_PER_CLUSTER = 76
 MIN_CLUSTERS = 16
 MIN_TOKENS_PER_CLUSTER = 16
 
 
-def cluster_count(tokens: int, tokens_per_cluster: int) -> int:
-    """At least 16 clusters, at most one for every 16 tokens, and at least one."""
-    return max(1, min(max(MIN_CLUSTERS, tokens // tokens_per_cluster), tokens // MIN_TOKENS_PER_CLUSTER))
+class Granularity(NamedTuple):
+    """tokens: average tokens per cluster of a long sequence; a shorter one is given `enough` clusters all the same,
+    down to an average of `least` tokens."""
+
+    tokens: int
+    enough: int
+    least: int
+
+    def count(self, video: int) -> int:
+        """Clusters of `video` tokens: at least 16 where that leaves 16 tokens to each, and at least one."""
+        size = min(self.tokens, max(self.least, video // self.enough))
+        return max(1, min(max(MIN_CLUSTERS, video // size), video // MIN_TOKENS_PER_CLUSTER))
+
+
+# Query clusters must fill an MMA tile, key clusters may be fine (SVG2, arXiv 2505.18875, appendix D: 300 and 1000
+# clusters at 75,600 tokens, at least 64 tokens to a query cluster). Short videos have as many things to tell apart as
+# long ones: with 256 and 76 tokens to a cluster, blocks of the raster do better at 8,640 tokens.
+QUERIES = Granularity(tokens=256, enough=256, least=64)
+KEYS = Granularity(tokens=76, enough=512, least=32)
 
 
 @dataclass(frozen=True)
@@ -67,10 +80,9 @@ def warm_clusters(call: AttentionCall) -> tuple[Clusters, Clusters]:
     tokens = call.q[:, :, video], call.k[:, :, video]
     starts, iterations = call.memory.load(), WARM_ITERATIONS
     if starts is None:
-        per_cluster = QUERY_TOKENS_PER_CLUSTER, KEY_TOKENS_PER_CLUSTER
         starts = [
-            sample_centroids(x, cluster_count(call.layout.video, size))
-            for x, size in zip(tokens, per_cluster, strict=True)
+            sample_centroids(x, granularity.count(call.layout.video))
+            for x, granularity in zip(tokens, (QUERIES, KEYS), strict=True)
         ]
         iterations = FIRST_ITERATIONS
     queries, keys = (

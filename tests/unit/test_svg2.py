@@ -5,7 +5,7 @@ import torch
 
 from dit_accel.accel.attention import clusters as clusters_module
 from dit_accel.accel.attention.budget import Budget
-from dit_accel.accel.attention.clusters import cluster_count, kmeans_clusters, sample_centroids
+from dit_accel.accel.attention.clusters import KEYS, QUERIES, kmeans_clusters, sample_centroids
 from dit_accel.accel.attention.layout import TokenLayout
 from dit_accel.accel.attention.plan import SparsePlan
 from dit_accel.accel.attention.planners import svg2
@@ -35,14 +35,21 @@ def make_plan(q, k, layout, budget=None, cache=None, branches=("a",)) -> SparseP
 
 
 @pytest.mark.parametrize(
-    ("tokens", "expected"), [(1, 1), (15, 1), (100, 6), (256, 16), (1024, 16), (75600, 295), (119056, 465)]
+    ("tokens", "queries", "keys"),
+    [
+        (1, 1, 1),
+        (15, 1, 1),
+        (100, 6, 6),
+        (1024, 16, 32),
+        (4096, 64, 128),
+        (12288, 192, 384),
+        (32760, 257, 520),
+        (75600, 295, 994),
+        (119056, 465, 1566),
+    ],
 )
-def test_query_cluster_count(tokens, expected):
-    assert cluster_count(tokens, 256) == expected
-
-
-def test_key_cluster_count():
-    assert cluster_count(75600, 76) == 994
+def test_cluster_counts(tokens, queries, keys):
+    assert (QUERIES.count(tokens), KEYS.count(tokens)) == (queries, keys)
 
 
 def test_start_is_distinct_tokens_of_the_whole_sequence():
@@ -233,8 +240,8 @@ def test_unknown_branches_start_cold_and_leave_nothing():
 def test_svg2_beats_random_blocks_at_equal_density():
     from dit_accel.accel.attention import executor
 
-    layout = TokenLayout((6, 10, 10))
-    q, k, v = clustered(), clustered(seed=0), clustered(seed=8)
+    layout = TokenLayout((12, 10, 10))
+    q, k, v = 0.2 * clustered(tokens=1200), clustered(tokens=1200, seed=0), clustered(tokens=1200, seed=8)
     plan = make_plan(q, k, layout, Budget(top_p=0.6, floor=0.0))
     shuffle = torch.randperm(plan.keep.shape[-1] - 1, generator=torch.Generator().manual_seed(0)) + 1
     random_keep = plan.keep.clone()

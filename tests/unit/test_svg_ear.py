@@ -8,7 +8,7 @@ from dit_accel.accel.attention.layout import TokenLayout
 from dit_accel.accel.attention.planners import svg2, svg_ear
 from dit_accel.tests.support.calls import make_call
 
-LAYOUT = TokenLayout((6, 10, 10), prefix=5)
+LAYOUT = TokenLayout((12, 10, 10), prefix=5)
 BUDGET = Budget(top_p=0.6, floor=0.0)
 
 
