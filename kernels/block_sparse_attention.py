@@ -14,7 +14,7 @@ from torch import Tensor
 from . import registry
 from .gather import chunk_layout, chunk_lists, gather_chunks
 
-REFERENCE_ELEMENTS = 1 << 26  # logits the reference holds at once
+REFERENCE_ELEMENTS = 1 << 22  # logits the reference holds at once: few enough for a cache
 
 
 class Tail(NamedTuple):

@@ -23,11 +23,12 @@ from .attention import relative_error
 from .inputs import Inputs
 
 # Bisection steps for the dial (top_p, or Sol-Attn's tau) that gives a density.
-STEPS = 12
+STEPS = 9
 # A pattern whose blocks are too coarse to come nearer to a density than this part of it has no row there.
 LEAST = 0.85
 ROWS = 128
 SOL_BLOCK = 64
+SOL_HEAD_DIM = 128
 
 
 class Source(NamedTuple):
@@ -133,8 +134,10 @@ def kept_mass(q: Tensor, k: Tensor, plan: SparsePlan, scale: float, rows: int = 
     return weights.where(kept.gather(3, key_block.expand(-1, -1, len(chosen), -1)), 0).sum(-1).mean().item()
 
 
-def sol_attn_problem() -> str | None:
+def sol_attn_problem(head_dim: int) -> str | None:
     """Why Sol-Attn of comfy-kitchen cannot be measured here, or None."""
+    if head_dim != SOL_HEAD_DIM:
+        return f"it takes head dim {SOL_HEAD_DIM}, the captures have {head_dim}"
     if importlib.util.find_spec("comfy_kitchen") is None:
         return "comfy-kitchen is not installed"
     import comfy_kitchen

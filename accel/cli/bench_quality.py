@@ -8,7 +8,7 @@ from typing import Any
 
 from ..files import replacing
 from . import Problem
-from .checks import kernel_problem, need_writable_file
+from .checks import kernel_problem, need_patterns, need_writable_file
 from .table import table
 
 NOTE = (
@@ -16,6 +16,7 @@ NOTE = (
     "multiple of raster pooled blocks without a tail. Every call has at most the density of its column and at least "
     "0.85 of it; n/a: the pattern cannot do that."
 )
+MASS_NOTE = "mass: true attention mass of the kept blocks, from sampled rows, mean over the calls."
 BASELINE = ("pooled raster", False)
 
 
@@ -29,6 +30,8 @@ def run(options: argparse.Namespace) -> int:
     from ..bench.inputs import captured_inputs
     from .machine import machine
 
+    need_patterns(options.pattern)
+    sources = [source for source in quality.SOURCES if source.pattern in (options.pattern or quality.PATTERNS)]
     device = "cuda" if torch.cuda.is_available() else "cpu"
     calls = []
     for path in options.capture:
@@ -36,14 +39,16 @@ def run(options: argparse.Namespace) -> int:
             calls += [(path, inputs) for inputs in captured_inputs(path)]
         except (ValueError, OSError) as error:
             raise Problem(f"--capture: {error}") from error
-    reason = kernel_problem(torch.bfloat16, calls[0][1].q.shape[-1])
+    head_dim = calls[0][1].q.shape[-1]
+    reason = kernel_problem(torch.bfloat16, head_dim)
     where = machine(reason)
-    no_sol = quality.sol_attn_problem()
+    no_sol = quality.sol_attn_problem(head_dim)
     print(f"{where['device']}; torch {where['torch']}; {where['platform']}", flush=True)
     rows = []
     for number, (path, inputs) in enumerate(calls, 1):
         print(f"{number}/{len(calls)} {path.name}: {inputs.source}", flush=True)
-        found = quality.judge(inputs, options.density, device=device, backend="reference" if reason else "triton")
+        backend = "reference" if reason else "triton"
+        found = quality.judge(inputs, options.density, sources, device=device, backend=backend)
         if no_sol is None:
             found += quality.judge_sol_attn(inputs, options.density, device=device)
         origin = {"capture": path.name, "call": inputs.source, "inputs_sha256": inputs.sha256}
@@ -52,7 +57,8 @@ def run(options: argparse.Namespace) -> int:
         report = {"format": "dit-accel/bench-quality", "version": 1, "machine": where, "rows": rows}
         with replacing(options.json) as partial:
             partial.write_text(json.dumps(report, indent=1) + "\n", "utf-8")
-    print(f"\n{show(rows, options.density)}\n\n{NOTE}")
+    print(f"\n{show(rows, options.density)}\n\n{NOTE}\n\n{show_mass(rows, options.density)}\n\n{MASS_NOTE}")
+    print("\n" + "\n".join(worse_with_tail(rows) or ["The tail lowers the error of every call."]))
     if no_sol:
         print(f"No row for sol_attn: {no_sol}.")
     return 0
@@ -76,10 +82,39 @@ def show(rows: list[dict[str, Any]], densities: list[float]) -> str:
     return table(header, cells)
 
 
+def show_mass(rows: list[dict[str, Any]], densities: list[float]) -> str:
+    """A table of the attention mass that the kept blocks really hold, mean over the calls."""
+    cells = []
+    for source in dict.fromkeys(row["source"] for row in rows if row["mass"] is not None):
+        masses = [_mean(rows, "mass", source, False, density) for density in densities]
+        cells.append((source, *("n/a" if mass is None else f"{mass:.3f}" for mass in masses)))
+    return table(("pattern", *(f"mass at {density}" for density in densities)), cells)
+
+
+def worse_with_tail(rows: list[dict[str, Any]]) -> list[str]:
+    """A line for each source and density at which the tail raises the error of some call: how many, and which."""
+    errors = {
+        (row["source"], row["asked_density"], row["capture"], row["call"], row["tail"]): row["error"] for row in rows
+    }
+    found: dict[tuple[str, float], list[str]] = {}
+    for (source, density, capture, call, tail), error in errors.items():
+        without = errors.get((source, density, capture, call, False))
+        if tail and without is not None and error > without:
+            found.setdefault((source, density), []).append(f"{capture} {call} ({without:.4f} -> {error:.4f})")
+    return [
+        f"The tail raises the error of {source} at {density} in {len(calls)}: {', '.join(calls)}"
+        for (source, density), calls in found.items()
+    ]
+
+
 def mean_error(rows: list[dict[str, Any]], source: str, tail: bool, density: float) -> float | None:
     """Over all calls; None unless every call has that row."""
+    return _mean(rows, "error", source, tail, density)
+
+
+def _mean(rows: list[dict[str, Any]], name: str, source: str, tail: bool, density: float) -> float | None:
     calls = {row["inputs_sha256"] for row in rows}
-    errors = [
-        row["error"] for row in rows if (row["source"], row["tail"], row["asked_density"]) == (source, tail, density)
+    values = [
+        row[name] for row in rows if (row["source"], row["tail"], row["asked_density"]) == (source, tail, density)
     ]
-    return sum(errors) / len(errors) if len(errors) == len(calls) else None
+    return sum(values) / len(values) if len(values) == len(calls) else None

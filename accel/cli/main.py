@@ -70,6 +70,7 @@ def _parser() -> argparse.ArgumentParser:
     quality = subjects.add_parser("quality", help="every pattern's error at equal density, on captures")
     quality.add_argument("--capture", type=Path, nargs="+", required=True, help="files that `dit-accel capture` wrote")
     quality.add_argument("--density", type=_density, nargs="+", default=[0.1, 0.2, 0.3, 0.5], help="0.01 to 1")
+    quality.add_argument("--pattern", nargs="+", help="patterns (default: all)")
     quality.add_argument("--json", type=Path, help="write every row, the inputs' hashes and the machine here")
     quality.set_defaults(run=_bench_quality)
 

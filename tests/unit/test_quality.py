@@ -79,15 +79,21 @@ def test_sol_density_counts_the_diagonal_and_the_ragged_last_block():
 
 def test_command_writes_rows_and_a_table(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    monkeypatch.setattr(quality, "sol_attn_problem", lambda: "it is not installed")
+    monkeypatch.setattr(quality, "sol_attn_problem", lambda head_dim: "it is not installed")
     path = tmp_path / "rows.json"
-    monkeypatch.setattr(quality.judge, "__defaults__", (SOURCES[-3:],))
-    assert main(["bench", "quality", "--capture", str(CAPTURE), "--density", "0.4", "--json", str(path)]) == 0
+    arguments = ["--capture", str(CAPTURE), "--density", "0.4", "--pattern", "pooled", "--json", str(path)]
+    assert main(["bench", "quality", *arguments]) == 0
     text = capsys.readouterr().out
-    assert "pooled raster" in text and "(1.00)" in text and "No row for sol_attn: it is not installed" in text
+    assert (
+        "pooled raster" in text
+        and "(1.00)" in text
+        and "mass at 0.4" in text
+        and "No row for sol_attn: it is not installed" in text
+    )
     report = json.loads(path.read_text("utf-8"))
     assert report["machine"]["torch"] == torch.__version__
     assert {row["tail"] for row in report["rows"]} == {True, False}
+    assert {row["source"] for row in report["rows"]} == {"pooled cube", "pooled raster", "pooled morton"}
     assert all(row["capture"] == CAPTURE.name and row["inputs_sha256"] for row in report["rows"])
 
 
@@ -97,6 +103,20 @@ def test_a_mean_over_fewer_calls_is_not_shown():
     assert bench_quality.mean_error(both, "a", False, 0.3) == pytest.approx(0.2)
     both[1]["source"] = "b"
     assert bench_quality.mean_error(both, "a", False, 0.3) is None
+
+
+def test_calls_that_a_tail_makes_worse_are_named():
+    row = {"source": "svg2", "asked_density": 0.3, "capture": "c", "call": "block 1"}
+    better = [{**row, "tail": False, "error": 0.2}, {**row, "tail": True, "error": 0.1}]
+    assert bench_quality.worse_with_tail(better) == []
+    worse = [{**one, "call": "block 2", "error": 0.3 - one["error"]} for one in better]
+    (line,) = bench_quality.worse_with_tail(better + worse)
+    assert "svg2 at 0.3 in 1: c block 2 (0.1000 -> 0.2000)" in line
+
+
+def test_an_unknown_pattern_is_named(capsys):
+    assert main(["bench", "quality", "--capture", str(CAPTURE), "--pattern", "svg3"]) == 1
+    assert "svg3" in capsys.readouterr().err
 
 
 def test_a_file_that_is_no_capture_is_named(tmp_path, capsys):
@@ -120,6 +140,10 @@ def test_sol_attn_is_asked_for_the_dial_that_its_rule_gives(inputs, monkeypatch)
     assert all(0.3 < row["density"] <= 0.5 and row["error"] < 1e-5 for row in rows)
     assert {shape for shape, _, _ in asked} == {(1, 560, 1, 128)}
     assert all(sol_density(inputs.q, inputs.k, tau) == row["density"] for row in rows for _, tau, _ in asked)
+
+
+def test_sol_attn_takes_one_head_dim():
+    assert "128" in quality.sol_attn_problem(64)
 
 
 def test_layout_of_the_small_capture(inputs):
