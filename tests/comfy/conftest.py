@@ -10,8 +10,8 @@ from dit_accel.kernels import registry
 
 @pytest.fixture(scope="session")
 def tiny(comfy):
-    """The module `tiny_models`, loaded after ComfyUI."""
-    return importlib.import_module("dit_accel.tests.comfy.tiny_models")
+    """The package `tiny`, loaded after ComfyUI."""
+    return importlib.import_module("dit_accel.tests.comfy.tiny")
 
 
 @pytest.fixture(autouse=True)
