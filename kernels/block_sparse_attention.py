@@ -3,7 +3,8 @@
 Masks of this kind: SVG2, arXiv 2505.18875. Keys and values are gathered into chunks (gather.py), and the
 inner loop walks the kept chunks densely; queries are read and results written through the token order inside
 the kernel. With a tail, each block that is not kept takes part as one pooled key and value (SVG-EAR, arXiv
-2603.08982; Sol-Attn, arXiv 2607.24027), in the same softmax and the same kernel.
+2603.08982; Sol-Attn, arXiv 2607.24027), in the same softmax and the same kernel. With formats, queries and keys are
+multiplied at 8 bits, and the weights with the values too if the formats say so (quantise.py).
 """
 
 from typing import NamedTuple
@@ -12,7 +13,8 @@ import torch
 from torch import Tensor
 
 from . import registry
-from .gather import chunk_layout, chunk_lists, gather_chunks
+from .gather import CHUNK, chunk_layout, chunk_lists, gather_chunks
+from .quantise import Formats, QuantisedChunks, channel_codes, key_shift, quantise_chunks, row_codes, value_steps
 
 REFERENCE_ELEMENTS = 1 << 22  # logits the reference holds at once: few enough for a cache
 
@@ -42,6 +44,7 @@ def block_sparse_attention(
     key_index: Tensor,
     keep: Tensor,
     tail: Tail | None = None,
+    formats: Formats | None = None,
     scale: float,
     return_lse: bool = False,
     backend: str,
@@ -57,12 +60,13 @@ def block_sparse_attention(
     keep: bool [B, H, QB, KB], may be an expanded view.
     tail: adds to every query, for each block j that its block does not keep, one key with the logit
     scale * q . keys[j] + log_sizes[j] and the value values[j].
+    formats: what is multiplied at 8 bits, the tail's keys and values included; None: nothing.
 
     Returns out [B, H, Nq, D] in q's dtype, laid out in memory as [B, Nq, H, D], and, if asked for, the
     natural-log log-sum-exp of the visible logits, the tail's included, fp32 [B, H, Nq]. A query that sees nothing
     gets 0 and -inf.
     """
-    return {"triton": _triton, "reference": _reference}[backend](
+    out, lse = {"triton": _triton, "reference": _reference}[backend](
         q,
         k,
         v,
@@ -70,20 +74,43 @@ def block_sparse_attention(
         (key_tokens, key_offsets, key_index),
         keep,
         tail,
+        formats,
         scale,
         return_lse,
     )
+    if return_lse and formats is not None:  # the keys that were multiplied had lost their shift
+        lse += (q.float() @ key_shift(k)[..., None]).squeeze(-1) * scale
+    return out, lse
 
 
-def _triton(q, k, v, queries, keys, keep, tail, scale, return_lse):
+def _triton(q, k, v, queries, keys, keep, tail, formats, scale, return_lse):
     tokens, offsets, index = keys
     block, start, live = chunk_layout(offsets, tokens.shape[1])
     entries, counts = chunk_lists(keep, block, live, index, backend="triton")
-    k = gather_chunks(k, tokens, index, start, live, backend="triton")
-    v = gather_chunks(v, tokens, index, start, live, backend="triton")
+    steps = {}
+    if formats is None:
+        k = gather_chunks(k, tokens, index, start, live, backend="triton")
+        v = gather_chunks(v, tokens, index, start, live, backend="triton")
+    else:
+        shift = key_shift(k)
+        steps["value_steps"] = value_steps(v) if formats.values else None
+        how = {"shift": shift, "steps": steps["value_steps"], "formats": formats, "backend": "triton"}
+        k, steps["key_steps"], v = quantise_chunks(k, v, tokens, index, start, live, **how)
+        if tail is not None:
+            tail_keys, steps["tail_steps"], tail_values = _in_chunks(tail, **how)
+            tail = tail._replace(keys=tail_keys, values=tail_values)
     pooled = () if tail is None else (keep, *tail)
-    out, lse = _attend_op(q, k, v, *queries, entries, counts, scale, return_lse, *pooled)
+    out, lse = _attend_op(q, k, v, *queries, entries, counts, scale, return_lse, *pooled, **steps)
     return out.transpose(1, 2), lse if return_lse else None
+
+
+def _in_chunks(tail: Tail, **how) -> QuantisedChunks:
+    """The tail's keys and values quantised, in chunks of consecutive blocks."""
+    batch, heads, blocks, _ = tail.keys.shape
+    order = torch.arange(blocks, device=tail.keys.device, dtype=torch.int32)[None]
+    start = order[:, ::CHUNK]
+    live = (blocks - start).clamp(max=CHUNK)
+    return quantise_chunks(tail.keys, tail.values, order, order.new_zeros(batch, heads), start, live, **how)
 
 
 def _attend_fake(
@@ -101,6 +128,9 @@ def _attend_fake(
     tail_keys: Tensor | None = None,
     tail_values: Tensor | None = None,
     tail_log_sizes: Tensor | None = None,
+    key_steps: Tensor | None = None,
+    tail_steps: Tensor | None = None,
+    value_steps: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     batch, heads, length, dim = q.shape
     lse = q.new_empty((batch, heads, length) if return_lse else (0,), dtype=torch.float32)
@@ -123,15 +153,22 @@ def _attend_op(
     tail_keys: Tensor | None = None,
     tail_values: Tensor | None = None,
     tail_log_sizes: Tensor | None = None,
+    key_steps: Tensor | None = None,
+    tail_steps: Tensor | None = None,
+    value_steps: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     from .triton_block_sparse_attention import launch
 
     tail = keep, tail_keys, tail_values, tail_log_sizes
-    return launch(q, k, v, tokens, offsets, index, entries, counts, scale, return_lse, *tail)
+    steps = key_steps, tail_steps, value_steps
+    return launch(q, k, v, tokens, offsets, index, entries, counts, scale, return_lse, *tail, *steps)
 
 
-def _reference(q, k, v, queries, keys, keep, tail, scale, return_lse):
+def _reference(q, k, v, queries, keys, keep, tail, formats, scale, return_lse):
     batch, heads, length, dim = q.shape
+    dtype = q.dtype
+    if formats is not None:
+        q, k, v, tail = _rounded(q, k, v, tail, formats)
     query_block, key_block = _block_of_token(*queries), _block_of_token(*keys)
     in_a_block = (key_block >= 0)[:, :, None]
     key_block = key_block.clamp(min=0)[:, :, None]
@@ -139,7 +176,7 @@ def _reference(q, k, v, queries, keys, keep, tail, scale, return_lse):
     if tail is not None:
         k = torch.cat([k, tail.keys.float().transpose(2, 3)], dim=3)
         v = torch.cat([v, tail.values.float()], dim=2)
-    out = q.new_empty(batch, length, heads, dim).transpose(1, 2)
+    out = q.new_empty(batch, length, heads, dim, dtype=dtype).transpose(1, 2)
     lse = q.new_empty(batch, heads, length, dtype=torch.float32)
 
     step = max(1, REFERENCE_ELEMENTS // (batch * heads * k.shape[3]))
@@ -157,9 +194,26 @@ def _reference(q, k, v, queries, keys, keep, tail, scale, return_lse):
         # Where nothing is visible every logit is -inf: subtracting 0 instead of -inf gives weights of 0, not
         # NaN.
         weights = logits.sub_(part.where(part > -torch.inf, 0)[..., None]).exp_()
-        out[:, :, rows] = (weights @ v).to(q.dtype)
+        out[:, :, rows] = weights @ v
         lse[:, :, rows] = part
     return out, lse if return_lse else None
+
+
+def _rounded(q, k, v, tail, formats):
+    """What the products see of their inputs, fp32. The kernel also rounds attention weights to FP8; their codes depend
+    on the order of the sum."""
+
+    def rows(x):
+        codes, steps = row_codes(x, formats.keys)
+        return codes.float() * steps[..., None]
+
+    def channels(x):
+        return x if formats.values is None else channel_codes(x, steps).float() * steps[:, :, None]
+
+    shift, steps = key_shift(k)[:, :, None], value_steps(v)
+    if tail is not None:
+        tail = tail._replace(keys=rows(tail.keys.float() - shift), values=channels(tail.values))
+    return rows(q), rows(k.float() - shift), channels(v), tail
 
 
 def _block_of_token(tokens: Tensor, offsets: Tensor, index: Tensor) -> Tensor:

@@ -3,7 +3,6 @@
 # ruff: noqa: N803 - constexpr arguments are written in capitals, as Triton code does
 
 import math
-from typing import NamedTuple
 
 import torch
 import triton
@@ -11,45 +10,13 @@ import triton.language as tl
 from torch import Tensor
 
 from . import registry
+from .attention_configs import choose_config
 from .gather import CHUNK, LIVE_BITS, chunk_layout
+from .quantise import LARGEST
+from .triton_quantise import row_codes
 
-
-class Config(NamedTuple):
-    """Queries and keys of one tile, warps of a program, pipeline stages of the key loop."""
-
-    queries: int
-    keys: int
-    warps: int
-    stages: int
-
-
-# By head dimension, then by chip. Chosen by what compiles without spills within shared memory.
-CONFIGS = {
-    128: {
-        "sm_80": Config(128, 32, 8, 3),
-        "sm_86": Config(128, 32, 8, 3),
-        "sm_89": Config(128, 32, 8, 3),
-        "sm_90": Config(128, 64, 8, 3),
-        "sm_100": Config(128, 128, 8, 2),
-        "sm_120": Config(128, 32, 8, 3),
-        "gfx942": Config(128, 64, 4, 1),
-        "gfx1100": Config(64, 16, 8, 1),
-        "gfx1201": Config(64, 32, 4, 1),
-        "interpreter": Config(32, 32, 4, 1),
-    },
-    64: {
-        "sm_80": Config(128, 64, 8, 3),
-        "sm_86": Config(128, 64, 8, 2),
-        "sm_89": Config(128, 64, 8, 2),
-        "sm_90": Config(128, 128, 8, 2),
-        "sm_100": Config(128, 128, 8, 2),
-        "sm_120": Config(128, 64, 8, 2),
-        "gfx942": Config(128, 64, 4, 1),
-        "gfx1100": Config(128, 32, 8, 1),
-        "gfx1201": Config(64, 64, 4, 1),
-        "interpreter": Config(32, 32, 4, 1),
-    },
-}
+# The largest attention weight in FP8 is 2^8: small ones then keep their precision. The normalisation undoes it.
+FP8_EXPONENT = 8
 
 
 def launch(
@@ -67,14 +34,19 @@ def launch(
     tail_keys: Tensor | None = None,
     tail_values: Tensor | None = None,
     log_sizes: Tensor | None = None,
+    key_steps: Tensor | None = None,
+    tail_steps: Tensor | None = None,
+    value_steps: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Attention of q [B, H, N, D] over k, v [B, H, NC * CHUNK, D] in chunk layout, by the lists of
     gather.chunk_lists, and over the fields of a Tail where `keep` [B, H, QB, KB] has no block.
 
+    With key_steps, k, v and the tail's keys and values are those of quantise.QuantisedChunks; value_steps if v is FP8.
+
     Returns out [B, N, H, D] and lse fp32 [B, H, N] (of no elements if not asked for).
     """
     batch, heads, length, dim = q.shape
-    config = registry.nearest(CONFIGS[dim], registry.architecture(q.device))
+    config = choose_config(registry.architecture(q.device), dim, k.dtype, v.dtype)
     # A query tile never crosses a block: tiles are the chunks of the query order.
     tile_block, tile_start, tile_live = chunk_layout(offsets, length, config.queries)
     tiles = tile_block.shape[1]
@@ -101,6 +73,9 @@ def launch(
             tail_keys.contiguous(),
             tail_values.contiguous(),
             log_sizes.contiguous(),
+            lse if key_steps is None else key_steps,
+            lse if tail_steps is None else tail_steps,
+            lse if value_steps is None else value_steps,
             *q.stride()[:3],
             *keep.stride(),
             heads,
@@ -109,6 +84,7 @@ def launch(
             offsets.shape[1] - 1,
             entries.shape[3],
             keep.shape[3],
+            tail_keys.shape[2],
             scale * math.log2(math.e),
             DIM=dim,
             QUERIES=config.queries,
@@ -117,6 +93,8 @@ def launch(
             LIVE_BITS=LIVE_BITS,
             LSE=return_lse,
             TAIL=with_tail,
+            LARGEST=LARGEST.get(k.dtype, 0.0),
+            EXPONENT=0 if value_steps is None else FP8_EXPONENT,
             num_warps=config.warps,
             num_stages=config.stages,
         )
@@ -124,18 +102,39 @@ def launch(
 
 
 @triton.jit
-def _add_keys(top, total, acc, logits, values):
-    """One step of the running softmax (base 2) of a query tile. A row may have nothing but -inf so far."""
+def _logits(queries, query_steps, keys, key_steps):
+    """Base-2 logits fp32 [Q, K] of keys [K, D], one step each; 16-bit keys have none."""
+    logits = tl.dot(queries, tl.trans(keys)).to(tl.float32) * query_steps
+    return logits if key_steps is None else logits * key_steps[None, :]
+
+
+@triton.jit
+def _load_values(values, rows, mask, DIM: tl.constexpr, CHUNK: tl.constexpr, TRANSPOSED: tl.constexpr):
+    """Value rows [K, D]; of chunks that are stored transposed, 16 keys of a channel are one load."""
+    dim = tl.arange(0, DIM)
+    if TRANSPOSED:
+        source = values + dim[:, None] * CHUNK + ((rows // CHUNK) * (CHUNK * DIM) + rows % CHUNK)[None, :]
+        return tl.trans(tl.load(source) if mask is None else tl.load(source, mask=mask[None, :], other=0.0))
+    source = values + rows[:, None] * DIM + dim[None, :]
+    return tl.load(source) if mask is None else tl.load(source, mask=mask[:, None], other=0.0)
+
+
+@triton.jit
+def _add_keys(top, total, acc, logits, values, EXPONENT: tl.constexpr):
+    """One step of the running softmax (base 2) of a query tile. A row may have nothing but -inf so far. total and acc
+    carry a factor of 2^EXPONENT."""
     new_top = tl.maximum(top, tl.max(logits, axis=1))
     base = tl.where(new_top > float("-inf"), new_top, 0.0)
-    weights = tl.exp2(logits - base[:, None])
+    weights = tl.exp2(logits - (base - EXPONENT)[:, None])
     shrink = tl.exp2(top - base)
     total = total * shrink + tl.sum(weights, axis=1)
     acc = tl.dot(weights.to(values.dtype), values, acc * shrink[:, None])
     return new_top, total, acc
 
 
-@triton.jit(do_not_specialize=["heads", "length", "tiles", "blocks", "capacity", "key_blocks", "scale_log2"])
+@triton.jit(
+    do_not_specialize=["heads", "length", "tiles", "blocks", "capacity", "key_blocks", "tail_rows", "scale_log2"]
+)
 def _attend(
     q,
     k,
@@ -153,6 +152,9 @@ def _attend(
     tail_keys,
     tail_values,
     log_sizes,
+    key_steps,
+    tail_steps,
+    value_steps,
     q_batch,
     q_head,
     q_token,
@@ -166,6 +168,7 @@ def _attend(
     blocks,
     capacity,
     key_blocks,
+    tail_rows,
     scale_log2,
     DIM: tl.constexpr,
     QUERIES: tl.constexpr,
@@ -174,6 +177,8 @@ def _attend(
     LIVE_BITS: tl.constexpr,
     LSE: tl.constexpr,
     TAIL: tl.constexpr,
+    LARGEST: tl.constexpr,
+    EXPONENT: tl.constexpr,
 ):
     pair = tl.program_id(1).to(tl.int64)
     batch = pair // heads
@@ -195,8 +200,14 @@ def _attend(
         other=0.0,
     )
 
+    query_steps = scale_log2
+    if LARGEST > 0:
+        queries, query_steps = row_codes(queries.to(tl.float32), LARGEST, k.dtype.element_ty)
+        query_steps = (query_steps * scale_log2)[:, None]
+
     k += pair * capacity * (CHUNK * DIM)
     v += pair * capacity * (CHUNK * DIM)
+    key_steps += pair * capacity * CHUNK
     count = tl.load(counts + pair * blocks + block)
     entries += (pair * blocks + block) * capacity
     lane = tl.arange(0, KEYS)
@@ -212,29 +223,36 @@ def _attend(
         entry = tl.load(entries + tl.minimum(first + slot, count - 1))
         live = (within < (entry & ((1 << LIVE_BITS) - 1))) & (first + slot < count)
         rows = (entry >> LIVE_BITS) * CHUNK + within
+        steps = tl.load(key_steps + rows) if LARGEST > 0 else None
         keys = tl.load(k + rows[:, None] * DIM + dim[None, :])
-        logits = tl.where(live[None, :], tl.dot(queries, tl.trans(keys)) * scale_log2, float("-inf"))
-        values = tl.load(v + rows[:, None] * DIM + dim[None, :])
-        top, total, acc = _add_keys(top, total, acc, logits, values)
+        logits = tl.where(live[None, :], _logits(queries, query_steps, keys, steps), float("-inf"))
+        values = _load_values(v, rows, None, DIM, CHUNK, EXPONENT > 0)
+        top, total, acc = _add_keys(top, total, acc, logits, values, EXPONENT)
 
     if TAIL:
         keep += batch * keep_batch + head * keep_head + block.to(tl.int64) * keep_row
+        tail_keys += pair * tail_rows * DIM
+        tail_values += pair * tail_rows * DIM
         for first in tl.range(0, key_blocks, KEYS, num_stages=1):
             other = first + lane
             kept = tl.load(keep + other * keep_column, mask=other < key_blocks, other=1)
             dropped = kept == 0
-            entry = pair * key_blocks + other
-            bias = tl.load(log_sizes + entry, mask=dropped, other=float("-inf")) * 1.4426950408889634
-            keys = tl.load(tail_keys + entry[:, None] * DIM + dim[None, :], mask=dropped[:, None], other=0.0)
-            logits = tl.dot(queries, tl.trans(keys)) * scale_log2 + bias[None, :]
-            values = tl.load(tail_values + entry[:, None] * DIM + dim[None, :], mask=dropped[:, None], other=0.0)
-            top, total, acc = _add_keys(top, total, acc, logits, values)
+            bias = tl.load(log_sizes + pair * key_blocks + other, mask=dropped, other=float("-inf"))
+            steps = tl.load(tail_steps + pair * tail_rows + other, mask=dropped, other=0.0) if LARGEST > 0 else None
+            keys = tl.load(tail_keys + other[:, None] * DIM + dim[None, :], mask=dropped[:, None], other=0.0)
+            logits = _logits(queries, query_steps, keys, steps) + (bias * 1.4426950408889634)[None, :]
+            values = _load_values(tail_values, other, dropped, DIM, CHUNK, EXPONENT > 0)
+            top, total, acc = _add_keys(top, total, acc, logits, values, EXPONENT)
 
     # Without any key the sum is 0: divide by 1, and top, still -inf, is the log-sum-exp.
     total = tl.where(total > 0, total, 1.0)
     result = acc / total[:, None]
+    if EXPONENT > 0:
+        result *= tl.load(value_steps + pair * DIM + dim)[None, :]
+        if out.dtype.element_ty == tl.float16:  # rounded weights may add up to a little more than their sum
+            result = tl.minimum(tl.maximum(result, -65504.0), 65504.0)
     target = ((batch * length + token) * heads + head) * DIM
     tl.store(out + target[:, None] + dim[None, :], result.to(out.dtype.element_ty), mask=live_row[:, None])
     if LSE:
-        natural = (top + tl.log2(total)) * 0.6931471805599453
+        natural = (top + tl.log2(total) - EXPONENT) * 0.6931471805599453
         tl.store(lse + pair * length + token, natural, mask=live_row)

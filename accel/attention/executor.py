@@ -5,16 +5,25 @@ from __future__ import annotations
 import torch
 
 from ...kernels.block_sparse_attention import block_sparse_attention
+from ...kernels.quantise import Formats
 from .plan import SparsePlan
 
 
 def execute(
-    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, plan: SparsePlan, *, scale: float, backend: str
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    plan: SparsePlan,
+    *,
+    formats: Formats | None = None,
+    scale: float,
+    backend: str,
 ) -> torch.Tensor:
     """Attention of q, k, v [B, H, N, D] over the blocks that `plan` keeps and its tail; returns [B, H, N, D] in
     q.dtype.
 
-    scale multiplies the scores before the softmax. backend is `triton` or `reference`.
+    formats: what is multiplied at 8 bits, None for nothing. scale multiplies the scores before the softmax. backend
+    is `triton` or `reference`.
     """
     out, _ = block_sparse_attention(
         q,
@@ -28,6 +37,7 @@ def execute(
         key_index=plan.keys.index,
         keep=plan.keep,
         tail=plan.tail,
+        formats=formats,
         scale=scale,
         backend=backend,
     )

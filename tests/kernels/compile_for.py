@@ -2,8 +2,8 @@
 
 No GPU is needed. The functions are called on small CPU tensors with a driver that names the chip and with launching
 replaced by compiling, so the signatures, configurations and alignments are the real ones. Prints one JSON list:
-kernel, dtype, head_dim, lse, tail, registers, spills (bytes of local memory a thread), shared (bytes a program),
-matrix (the kind of matrix instruction used, or none).
+kernel, dtype, head_dim, lse, tail, keys and values (16-bit, int8 or fp8), registers, spills (bytes of local memory a
+thread), shared (bytes a program), matrix (the matrix instructions used, or none).
 
 A program of its own because Triton's interpreter, which the other tests use, cannot be left within a process.
 """
@@ -21,9 +21,11 @@ from triton.backends.compiler import GPUTarget
 from triton.runtime import JITFunction, driver
 
 from dit_accel.kernels import kmeans, registry
+from dit_accel.kernels.attention_configs import FORMATS
 from dit_accel.kernels.block_mean import block_mean
 from dit_accel.kernels.block_sparse_attention import Tail, block_sparse_attention
 from dit_accel.kernels.compensation_error import log_compensation_error
+from dit_accel.kernels.quantise import Formats
 from dit_accel.kernels.top_p import select_blocks
 
 compiled = []
@@ -52,7 +54,7 @@ def compile_only(self, *args, grid, warmup, **kwargs):
     compiled.append(run(self, *args, grid=grid, warmup=True, **kwargs))
 
 
-def call_everything(dtype: torch.dtype, dim: int, lse: bool, with_tail: bool) -> None:
+def call_everything(dtype: torch.dtype, dim: int, lse: bool, with_tail: bool, formats: Formats | None) -> None:
     """Each operation once; sizes at which strides and addresses align as they do at real ones."""
     q, k, v = (torch.zeros(1, 64, 2, dim, dtype=dtype).transpose(1, 2) for _ in range(3))
     tokens = torch.arange(64, dtype=torch.int32)[None]
@@ -70,6 +72,7 @@ def call_everything(dtype: torch.dtype, dim: int, lse: bool, with_tail: bool) ->
         key_index=index,
         keep=torch.ones(1, 2, 3, 3, dtype=torch.bool),
         tail=Tail(k[:, :, :3].contiguous(), v[:, :, :3].contiguous(), torch.zeros(1, 2, 3)) if with_tail else None,
+        formats=formats,
         scale=1.0,
         return_lse=lse,
         backend="triton",
@@ -85,9 +88,13 @@ def call_everything(dtype: torch.dtype, dim: int, lse: bool, with_tail: bool) ->
         select_blocks(scores, sizes, top_p=0.9, floor=0.1, max_density=0.5, backend="triton")
 
 
+MATRIX = r"(?:wgmma\.mma_async|tcgen05\.mma|mma\.sync|v_mfma|v_wmma)\S*"
+FORMAT_NAMES = {torch.int8: "int8", torch.float8_e4m3fn: "fp8", None: "16-bit"}
+
+
 def resources(kernel) -> dict[str, int | str]:
     """Registers, spilled bytes, shared memory and matrix instructions, from the machine code where it says so."""
-    matrix = re.search(r"wgmma|tcgen05\.mma|mma\.sync|v_mfma|v_wmma", kernel.asm.get("ptx") or kernel.asm["amdgcn"])
+    matrix = sorted(set(re.findall(MATRIX, kernel.asm.get("ptx") or kernel.asm["amdgcn"])))
     if "amdgcn" in kernel.asm:
         text = kernel.asm["amdgcn"]
         registers = max(map(int, re.findall(r"\.vgpr_count:\s*(\d+)", text)))
@@ -103,7 +110,7 @@ def resources(kernel) -> dict[str, int | str]:
         "registers": registers,
         "spills": spills,
         "shared": kernel.metadata.shared,
-        "matrix": matrix[0] if matrix else "none",
+        "matrix": " ".join(matrix) or "none",
     }
 
 
@@ -115,11 +122,17 @@ if __name__ == "__main__":
     rows = {}
     for dtype in (torch.float16, torch.bfloat16):
         for dim in (64, 128):
-            for lse, tail in ((False, False), (True, False), (False, True)):
+            variants = [(lse, tail, None) for lse, tail in ((False, False), (True, False), (False, True))]
+            variants += [
+                (False, tail, formats) for formats in registry.nearest(FORMATS, chip) for tail in (False, True)
+            ]
+            for lse, tail, formats in variants:
                 compiled.clear()
-                call_everything(dtype, dim, lse, tail)
+                call_everything(dtype, dim, lse, tail, formats)
+                keys, values = (FORMAT_NAMES[name] for name in formats or (None, None))
                 for kernel in compiled:
                     row = {"kernel": kernel.name, "dtype": str(dtype)[6:], "head_dim": dim, "lse": lse, "tail": tail}
-                    # Only attention depends on the last two; the others come again, with the same hash.
+                    row |= {"keys": keys, "values": values}
+                    # Few kernels depend on all of these; the others come again, with the same hash.
                     rows.setdefault(kernel.hash, row | resources(kernel))
     print(json.dumps(list(rows.values())))

@@ -7,6 +7,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from dit_accel.kernels import gather, kmeans
 from dit_accel.kernels.block_mean import block_mean
 from dit_accel.kernels.block_sparse_attention import block_sparse_attention
+from dit_accel.kernels.quantise import FP8, INT8, key_shift
 from dit_accel.kernels.top_p import select_blocks
 from dit_accel.tests.support.memory import LiveMemory
 
@@ -60,7 +61,17 @@ def test_custom_ops_keep_their_promises(make_problem):
     offsets = torch.tensor([[0, 9, 9, 20, 33]], dtype=torch.int32)
     order = torch.arange(33)[None], offsets, torch.zeros(1, 2, dtype=torch.int32)
     pooled = plan["keep"], *problem.pool()
+    chunks = plan["key_tokens"], plan["key_index"], start, live
+    shift = key_shift(problem.k)
+    rounded = {values: (problem.k, problem.v, *chunks, shift, shift, INT8, values) for values in (FP8, None)}
+    keys_8, steps, values_16 = ops.quantise_chunks(*rounded[None])
     calls = {
+        "quantise_chunks": rounded[FP8],
+        "quantise_chunks with 16-bit values": rounded[None],
+        "attend_chunks at 8 bits": (
+            *(problem.q, keys_8, values_16, *queries, entries, counts, 0.1, True),
+            *(None, None, None, None, steps, None, None),
+        ),
         "chunk_lists": lists,
         "gather_chunks": (problem.k, plan["key_tokens"], plan["key_index"], start, live),
         "attend_chunks": (problem.q, keys, values, *queries, entries, counts, 0.1, True),

@@ -1,0 +1,136 @@
+"""Keys and values in chunk layout (gather.py) at 8 bits: gathered and quantised in one pass.
+
+Keys lose a shift first, the same for all keys of a (batch, head): a softmax does not see it, and without the mean that
+they share they fit 8 bits better (SageAttention, arXiv 2410.02367). Every key has a step of its own, values have one
+per channel (SageAttention2, arXiv 2411.10958).
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from . import registry
+from .gather import CHUNK, gather_chunks
+
+INT8, FP8 = torch.int8, torch.float8_e4m3fn
+LARGEST = {INT8: 127.0, FP8: 448.0}  # codes lie between minus this and this
+SHIFT_STRIDE = 16  # any shift is exact, so the mean of some keys will do
+
+
+class Formats(NamedTuple):
+    """keys: INT8 or FP8, of queries and keys; values: FP8, of values and attention weights, or None for 16 bits."""
+
+    keys: torch.dtype
+    values: torch.dtype | None
+
+
+class QuantisedChunks(NamedTuple):
+    """keys: INT8 or FP8 [B, H, NC * CHUNK, D]; key_steps: fp32 [B, H, NC * CHUNK], what a code of each key is worth;
+    values: FP8 [B, H, NC, D, CHUNK], each chunk transposed as 8-bit matrix units want it, or [B, H, NC * CHUNK, D] in
+    the dtype that they had."""
+
+    keys: Tensor
+    key_steps: Tensor
+    values: Tensor
+
+
+def key_shift(k: Tensor) -> Tensor:
+    """About the mean key of every (batch, head) of k [B, H, N, D]: fp32 [B, H, D]."""
+    return k[:, :, ::SHIFT_STRIDE].mean(dim=2, dtype=torch.float32)
+
+
+def value_steps(v: Tensor) -> Tensor:
+    """What a code of each channel is worth so that all of v [B, H, N, D] fits FP8: fp32 [B, H, D]."""
+    return torch.linalg.vector_norm(v, torch.inf, dim=2).float() / LARGEST[FP8]
+
+
+def quantise_chunks(
+    k: Tensor,
+    v: Tensor,
+    tokens: Tensor,
+    index: Tensor,
+    chunk_start: Tensor,
+    chunk_live: Tensor,
+    *,
+    shift: Tensor,
+    steps: Tensor | None,
+    formats: Formats,
+    backend: str,
+) -> QuantisedChunks:
+    """Rows of k - shift and v in chunk layout, in `formats`.
+
+    k, v: [B, H, N, D], any strides with D dense; tokens, index, chunk_start, chunk_live: see gather.gather_chunks;
+    shift: fp32 [B, H, D]; steps: fp32 [B, H, D], of the values, or None where they keep their dtype.
+
+    Rows beyond a chunk's live ones are zero, and so are their steps.
+    """
+    run = {"triton": _quantise_op, "reference": _quantise_reference}[backend]
+    return QuantisedChunks(*run(k, v, tokens, index, chunk_start, chunk_live, shift, steps, *formats))
+
+
+def row_codes(x: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Codes of x [..., D], the largest of each row at the end of the range, and the rows' steps fp32 [...]."""
+    largest = x.float().abs().amax(-1)
+    scaled = x.float() * (LARGEST[dtype] / largest.clamp(min=1e-30))[..., None]
+    if dtype == INT8:
+        scaled = (scaled + 0.5).floor_()
+    return scaled.to(dtype), largest / LARGEST[dtype]
+
+
+def channel_codes(v: Tensor, steps: Tensor) -> Tensor:
+    """FP8 codes of v [B, H, N, D] by the steps [B, H, D] of its channels; what is out of range becomes the largest."""
+    scaled = v.float() * torch.where(steps > 0, 1 / steps, 0)[:, :, None]
+    return scaled.clamp_(-LARGEST[FP8], LARGEST[FP8]).to(FP8)
+
+
+def _quantise_reference(k, v, tokens, index, chunk_start, chunk_live, shift, steps, key_format, value_format):
+    layout = tokens, index, chunk_start, chunk_live
+    live = torch.arange(CHUNK, device=k.device) < chunk_live[index][..., None]
+    centred = gather_chunks(k, *layout, backend="reference").float() - shift[:, :, None]
+    keys, key_steps = row_codes(centred.masked_fill_(~live.flatten(2)[..., None], 0), key_format)
+    values = gather_chunks(v, *layout, backend="reference")
+    if value_format is not None:
+        values = channel_codes(values, steps).unflatten(2, (-1, CHUNK)).transpose(3, 4).contiguous()
+    return keys, key_steps, values
+
+
+def _quantise_fake(
+    k: Tensor,
+    v: Tensor,
+    tokens: Tensor,
+    index: Tensor,
+    chunk_start: Tensor,
+    chunk_live: Tensor,
+    shift: Tensor,
+    steps: Tensor | None,
+    key_format: torch.dtype,
+    value_format: torch.dtype | None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    batch, heads, _, dim = k.shape
+    chunks = chunk_start.shape[1]
+    keys = k.new_empty(batch, heads, chunks * CHUNK, dim, dtype=key_format)
+    key_steps = k.new_empty(batch, heads, chunks * CHUNK, dtype=torch.float32)
+    if value_format is None:
+        return keys, key_steps, v.new_empty(batch, heads, chunks * CHUNK, dim)
+    return keys, key_steps, v.new_empty(batch, heads, chunks, dim, CHUNK, dtype=value_format)
+
+
+@registry.custom_op("quantise_chunks", _quantise_fake)
+def _quantise_op(
+    k: Tensor,
+    v: Tensor,
+    tokens: Tensor,
+    index: Tensor,
+    chunk_start: Tensor,
+    chunk_live: Tensor,
+    shift: Tensor,
+    steps: Tensor | None,
+    key_format: torch.dtype,
+    value_format: torch.dtype | None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    from .triton_quantise import launch
+
+    out = _quantise_fake(k, v, tokens, index, chunk_start, chunk_live, shift, steps, key_format, value_format)
+    launch(k, v, tokens, index, chunk_start, chunk_live, shift, steps, *out)
+    return out

@@ -1,0 +1,128 @@
+"""Triton kernel of quantise.py."""
+
+# ruff: noqa: N803 - constexpr arguments are written in capitals, as Triton code does
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from .gather import CHUNK
+from .quantise import FP8, LARGEST
+
+ROWS = 64  # rows written by one program
+
+
+def launch(
+    k: Tensor,
+    v: Tensor,
+    tokens: Tensor,
+    index: Tensor,
+    chunk_start: Tensor,
+    chunk_live: Tensor,
+    shift: Tensor,
+    steps: Tensor | None,
+    keys: Tensor,
+    key_steps: Tensor,
+    values: Tensor,
+) -> None:
+    """See quantise.quantise_chunks; writes into the last three."""
+    batch, heads, _, dim = k.shape
+    capacity = chunk_start.shape[1]
+    with torch.cuda.device_of(k):
+        _quantise[(triton.cdiv(capacity * CHUNK, ROWS), batch * heads)](
+            k,
+            v,
+            keys,
+            key_steps,
+            values,
+            tokens.contiguous(),
+            index.contiguous(),
+            chunk_start.contiguous(),
+            chunk_live.contiguous(),
+            shift.contiguous(),
+            (shift if steps is None else steps).contiguous(),
+            *k.stride()[:3],
+            *v.stride()[:3],
+            heads,
+            tokens.shape[1],
+            capacity,
+            DIM=dim,
+            ROWS=ROWS,
+            CHUNK=CHUNK,
+            LARGEST=LARGEST[keys.dtype],
+            LARGEST_VALUE=LARGEST[FP8],
+            TRANSPOSED=values.dtype == FP8,
+        )
+
+
+@triton.jit
+def row_codes(x, LARGEST: tl.constexpr, dtype: tl.constexpr):
+    """Codes of the rows of x fp32 [R, D], int8 or float8e4nv, and the rows' steps [R]."""
+    largest = tl.max(tl.abs(x), axis=1)
+    scaled = x * (LARGEST / tl.maximum(largest, 1e-30))[:, None]
+    if dtype == tl.int8:
+        scaled = tl.floor(scaled + 0.5)
+    return scaled.to(dtype), largest / LARGEST
+
+
+@triton.jit(do_not_specialize=["heads", "length", "capacity"])
+def _quantise(
+    k,
+    v,
+    keys,
+    key_steps,
+    values,
+    tokens,
+    index,
+    chunk_start,
+    chunk_live,
+    shift,
+    steps,
+    k_batch,
+    k_head,
+    k_token,
+    v_batch,
+    v_head,
+    v_token,
+    heads,
+    length,
+    capacity,
+    DIM: tl.constexpr,
+    ROWS: tl.constexpr,
+    CHUNK: tl.constexpr,
+    LARGEST: tl.constexpr,
+    LARGEST_VALUE: tl.constexpr,
+    TRANSPOSED: tl.constexpr,
+):
+    pair = tl.program_id(1).to(tl.int64)
+    batch = pair // heads
+    head = pair % heads
+    order = tl.load(index + pair).to(tl.int64)
+    row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    chunk = row // CHUNK
+    lane = row % CHUNK
+    inside = chunk < capacity
+    live = lane < tl.load(chunk_live + order * capacity + chunk, mask=inside, other=0)
+    position = tl.load(chunk_start + order * capacity + chunk, mask=live, other=0) + lane
+    token = tl.load(tokens + order * length + position, mask=live, other=0).to(tl.int64)
+    dim = tl.arange(0, DIM)
+
+    source = k + batch * k_batch + head * k_head
+    x = tl.load(source + token[:, None] * k_token + dim[None, :], mask=live[:, None], other=0.0).to(tl.float32)
+    x = tl.where(live[:, None], x - tl.load(shift + pair * DIM + dim)[None, :], 0.0)
+    codes, step = row_codes(x, LARGEST, keys.dtype.element_ty)
+    target = pair * capacity * CHUNK + row
+    tl.store(keys + target[:, None] * DIM + dim[None, :], codes, mask=inside[:, None])
+    tl.store(key_steps + target, step, mask=inside)
+
+    source = v + batch * v_batch + head * v_head
+    x = tl.load(source + token[:, None] * v_token + dim[None, :], mask=live[:, None], other=0.0)
+    if TRANSPOSED:
+        step = tl.load(steps + pair * DIM + dim)
+        x = x.to(tl.float32) * tl.where(step > 0, 1.0 / step, 0.0)[None, :]
+        x = tl.minimum(tl.maximum(x, -LARGEST_VALUE), LARGEST_VALUE)
+        target = ((pair * capacity + chunk) * DIM)[:, None] * CHUNK + dim[None, :] * CHUNK + lane[:, None]
+    else:
+        target = target[:, None] * DIM + dim[None, :]
+    tl.store(values + target, x.to(values.dtype.element_ty), mask=inside[:, None])
