@@ -15,6 +15,7 @@ from .gather import CHUNK, gather_chunks
 
 INT8, FP8 = torch.int8, torch.float8_e4m3fn
 LARGEST = {INT8: 127.0, FP8: 448.0}  # codes lie between minus this and this
+TINY = 1e-30  # what is smaller counts as nothing
 SHIFT_STRIDE = 16  # any shift is exact, so the mean of some keys will do
 
 
@@ -72,7 +73,7 @@ def quantise_chunks(
 def row_codes(x: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """Codes of x [..., D], the largest of each row at the end of the range, and the rows' steps fp32 [...]."""
     largest = x.float().abs().amax(-1)
-    scaled = x.float() * (LARGEST[dtype] / largest.clamp(min=1e-30))[..., None]
+    scaled = x.float() * (LARGEST[dtype] / largest.clamp(min=TINY))[..., None]
     if dtype == INT8:
         scaled = (scaled + 0.5).floor_()
     return scaled.to(dtype), largest / LARGEST[dtype]
@@ -80,7 +81,7 @@ def row_codes(x: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
 
 def channel_codes(v: Tensor, steps: Tensor) -> Tensor:
     """FP8 codes of v [B, H, N, D] by the steps [B, H, D] of its channels; what is out of range becomes the largest."""
-    scaled = v.float() * torch.where(steps > 0, 1 / steps, 0)[:, :, None]
+    scaled = v.float() / steps.clamp(min=TINY)[:, :, None]
     return scaled.clamp_(-LARGEST[FP8], LARGEST[FP8]).to(FP8)
 
 

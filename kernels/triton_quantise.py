@@ -120,7 +120,7 @@ def _quantise(
     x = tl.load(source + token[:, None] * v_token + dim[None, :], mask=live[:, None], other=0.0)
     if TRANSPOSED:
         step = tl.load(steps + pair * DIM + dim)
-        x = x.to(tl.float32) * tl.where(step > 0, 1.0 / step, 0.0)[None, :]
+        x = x.to(tl.float32) / tl.maximum(step, 1e-30)[None, :]
         x = tl.minimum(tl.maximum(x, -LARGEST_VALUE), LARGEST_VALUE)
         target = ((pair * capacity + chunk) * DIM)[:, None] * CHUNK + dim[None, :] * CHUNK + lane[:, None]
     else:

@@ -18,7 +18,7 @@ from ..attention.statistics import Stopwatch
 from .inputs import Inputs
 
 
-def measure(inputs: Inputs, pattern: str, *, top_p: float, repeats: int, device: str, backend: str) -> dict[str, Any]:
+def measure(inputs: Inputs, pattern: str, *, budget: Budget, repeats: int, device: str, backend: str) -> dict[str, Any]:
     """One row: `pattern` on `inputs`, in bf16 on a GPU and fp32 elsewhere.
 
     first_plan_ms is a run's first call, without a warm start; plan_ms the ones after it, which is what most
@@ -29,7 +29,6 @@ def measure(inputs: Inputs, pattern: str, *, top_p: float, repeats: int, device:
     q, k, v = (x.to(device, dtype) for x in inputs[:3])
     scale = q.shape[-1] ** -0.5
     layout = inputs.layout
-    budget = Budget(top_p=top_p)
     cache, static = TensorCache(), StaticPlans()
     call = AttentionCall(q, k, v, layout, scale, backend, LayerMemory(cache, ("bench",), pattern), static)
 
@@ -64,6 +63,7 @@ def measure(inputs: Inputs, pattern: str, *, top_p: float, repeats: int, device:
         "pattern": pattern,
         "top_p": budget.top_p,
         "floor": budget.floor,
+        "max_density": budget.max_density,
         "repeats": repeats,
         "backend": backend,
         "query_blocks": plan.queries.blocks,

@@ -34,6 +34,7 @@ def run(options: argparse.Namespace) -> int:
             raise Problem(f"{name} is missing; ComfyUI's requirements bring it: pip install -r requirements.txt there")
     import torch
 
+    from ..attention.budget import Budget
     from ..attention.planners import PATTERNS
     from ..bench.attention import measure
     from .machine import machine
@@ -48,11 +49,12 @@ def run(options: argparse.Namespace) -> int:
     where = machine(reason)
     print(f"{where['device']}; torch {where['torch']}; {where['platform']}", flush=True)
 
+    budget = Budget(top_p=options.top_p, max_density=options.max_density)
     rows = [
         measure(
             one,
             pattern,
-            top_p=options.top_p,
+            budget=budget,
             repeats=options.repeats,
             device=device,
             backend="reference" if reason else "triton",
@@ -60,7 +62,7 @@ def run(options: argparse.Namespace) -> int:
         for one in inputs
         for pattern in patterns
     ]
-    print(f"\n{_table(rows)}\n\n{CAPTURE_NOTE if options.capture else PROJECTIONS_NOTE} {NOTE}")
+    print(f"\n{show(rows)}\n\n{CAPTURE_NOTE if options.capture else PROJECTIONS_NOTE} {NOTE}")
     if reason:
         print(REFERENCE_NOTE.format(reason=reason))
     if options.json:
@@ -94,7 +96,7 @@ def _captured(path: Path) -> tuple[Iterable[Inputs], int]:
     return inputs, inputs[0].q.shape[-1]
 
 
-def _table(rows: list[dict[str, Any]]) -> str:
+def show(rows: list[dict[str, Any]]) -> str:
     header = ("inputs", "tokens", "heads", "pattern", "backend", "density", "error")
     header += ("first plan ms", "plan ms", "kernel ms", "dense ms", "dense error")
     cells = [

@@ -62,6 +62,7 @@ def _parser() -> argparse.ArgumentParser:
     attention.add_argument("--head-dim", type=int, choices=(64, 128), default=128)
     attention.add_argument("--pattern", nargs="+", default=None, help="patterns (default: all)")
     attention.add_argument("--top-p", type=_mass, default=0.9, help="attention mass to keep, 0.05 to 1 (default 0.9)")
+    attention.add_argument("--max-density", type=_density, default=1.0, help="most of the keys to keep (default 1)")
     attention.add_argument("--capture", type=Path, help="measure on what `dit-accel capture` wrote, not on --tokens")
     attention.add_argument("--repeats", type=_positive, default=5, help="timed runs; the median is shown")
     attention.add_argument("--json", type=Path, help="write the rows, the inputs' hashes and the machine here")

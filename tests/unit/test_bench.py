@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from dit_accel.accel.attention.budget import Budget
 from dit_accel.accel.bench import attention, inputs
 from dit_accel.accel.bench.clip import find_clip
 from dit_accel.accel.cli.main import main
@@ -69,21 +70,21 @@ def test_rotary_positions_depend_on_distance_only():
 
 def test_error_is_that_of_the_timed_output(small, monkeypatch):
     def row():
-        return attention.measure(small, "svg2", top_p=0.9, repeats=1, device="cpu", backend="reference")
+        return attention.measure(small, "svg2", budget=Budget(), repeats=1, device="cpu", backend="reference")
 
     honest = row()
     assert 0.05 < honest["density"] < 0.9
     assert 0 < honest["error"] < 0.5
     assert honest["dense_error"] < 1e-6
     assert honest["inputs_sha256"] == small.sha256
-    assert (honest["top_p"], honest["floor"], honest["repeats"]) == (0.9, 0.05, 1)
+    assert [honest[name] for name in ("top_p", "floor", "max_density", "repeats")] == [0.9, 0.05, 1.0, 1]
     # A wrong kernel must show: the bench measures what it timed, not a second computation.
     monkeypatch.setattr(attention.executor, "execute", lambda q, k, v, plan, **_: torch.zeros_like(q))
     assert row()["error"] == pytest.approx(1.0)
 
 
 def test_everything_kept_is_exact(small):
-    row = attention.measure(small, "svg2", top_p=1.0, repeats=1, device="cpu", backend="reference")
+    row = attention.measure(small, "svg2", budget=Budget(top_p=1.0), repeats=1, device="cpu", backend="reference")
     assert row["density"] == pytest.approx(1.0)
     assert row["error"] < 1e-4
 

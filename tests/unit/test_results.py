@@ -1,0 +1,89 @@
+"""What the results page says is what was measured, and the bars hold in it."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from dit_accel.accel.cli import bench, bench_quality, bench_video
+
+RESULTS = Path(__file__).resolve().parents[1] / "bench" / "results"
+PAGE = (RESULTS / "README.md").read_text("utf-8")
+BAR = 0.3
+
+
+def rows_of(name: str) -> list[dict]:
+    return json.loads((RESULTS / name).read_text("utf-8"))["rows"]
+
+
+def densities(rows) -> list[float]:
+    return sorted({row["asked_density"] for row in rows})
+
+
+@pytest.fixture(scope="module")
+def video_model():
+    return rows_of("quality_cpu.json")
+
+
+def error(rows, source: str, tail: bool) -> float:
+    return bench_quality.mean_error(rows, source, tail, BAR)
+
+
+@pytest.mark.parametrize("name", ["quality_cpu.json", "quality_lightglue_cpu.json"])
+def test_the_page_shows_the_quality_tables(name):
+    rows = rows_of(name)
+    assert bench_quality.show(rows, densities(rows)) in PAGE
+    assert bench_quality.show_mass(rows, densities(rows)) in PAGE
+    for line in bench_quality.worse_with_tail(rows):
+        assert line in PAGE
+
+
+def test_the_page_shows_the_video_table():
+    rows = rows_of("video_cpu.json")
+    assert len({row["seed"] for row in rows}) == 3
+    assert bench_video.show(rows, sorted(densities(rows), reverse=True)) in PAGE
+
+
+def test_the_page_shows_the_planning_table():
+    assert bench.show(rows_of("planning_cpu.json")) in PAGE
+
+
+def test_the_machine_is_named():
+    for path in RESULTS.glob("*.json"):
+        machine = json.loads(path.read_text("utf-8"))["machine"]
+        assert machine["device"] in PAGE and machine["torch"] in PAGE
+
+
+def test_the_quality_table_covers_clips_layers_and_steps(video_model):
+    assert len({row["capture"].split("_")[0] for row in video_model}) >= 4
+    calls = {row["call"].partition("block")[2] for row in video_model}
+    assert len({call.split()[0] for call in calls}) >= 3
+    assert len({call.split()[-1] for call in calls}) >= 2
+
+
+def test_bars_of_the_clustered_patterns(video_model):
+    raster = error(video_model, "pooled raster", False)
+    assert error(video_model, "svg2", False) <= 0.9 * raster
+    assert error(video_model, "svg_ear", True) <= 0.8 * raster
+    assert error(video_model, "svg_ear", True) <= error(video_model, "sol_attn", True)
+
+
+@pytest.mark.parametrize("name", ["quality_cpu.json", "quality_lightglue_cpu.json"])
+def test_a_tail_helps_every_source_on_average(name):
+    rows = rows_of(name)
+    for source in {row["source"] for row in rows}:
+        assert error(rows, source, True) < error(rows, source, False)
+
+
+def test_another_model_agrees_in_order(video_model):
+    """Clusters beat blocks of the raster, a tail beats none, and routing by error is best with a tail."""
+    for rows in (video_model, rows_of("quality_lightglue_cpu.json")):
+        raster, svg2 = error(rows, "pooled raster", False), error(rows, "svg2", False)
+        assert error(rows, "svg_ear", True) < error(rows, "svg2", True) < svg2 < raster
+
+
+def test_static_plans_cost_next_to_nothing():
+    for row in rows_of("planning_cpu.json"):
+        assert row["plan_ms"] < 0.01 * row["dense_ms"]
+        if row["pattern"] == "svg1":
+            assert row["first_plan_ms"] < 0.02 * row["dense_ms"]
