@@ -17,8 +17,9 @@ class DitAccelSparseAttention(io.ComfyNode):
             category="DiT Accel/attention",
             description=(
                 "Makes the self-attention of a video model sparse, without training: the same picture from less work. "
-                "Put it between the model loader and the sampler. Wan, Wan VACE and HunyuanVideo; other models "
-                "run unchanged. Each sampling run logs what was sparse, what stayed dense and why."
+                "Put it between the model loader and the sampler. Wan and its variants, HunyuanVideo, LTX, MiniMax H3, "
+                "CogVideoX, Mochi, Cosmos, Kandinsky; other models run unchanged. Each sampling run logs what was "
+                "sparse, what stayed dense and why."
             ),
             inputs=[
                 io.Model.Input("model", tooltip="A video diffusion transformer, with its LoRAs."),

@@ -13,8 +13,10 @@ DENSE_BLOCK = "dense_blocks"
 OTHER_OVERRIDE = "another sparse attention owns the call"
 OUT_OF_MEMORY = "out of memory"
 NO_KERNEL = "no fast kernel"
-AMBIGUOUS = "text and video are equally long"
+AMBIGUOUS = "another sequence is as long as the video's"
 IMAGE = "image model"
+FRAME_BY_FRAME = "attention frame by frame"
+CACHED_KEYS = "keys of earlier frames in a cache"
 STRIDED = "strided head dimension"
 
 # Calls that are no self-attention over the video's tokens.

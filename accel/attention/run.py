@@ -42,6 +42,7 @@ class Run:
         self._model = model
         self._lock = threading.Lock()
         self._forwards = 0
+        self._silent = 0  # evaluations of which no attention call came by: a cache may skip some
         self._sparse: Counter[str] = Counter()
         self._dense: Counter[str] = Counter()
         self._expected = 0
@@ -54,7 +55,9 @@ class Run:
     def add(self, forward: ForwardStatistics) -> None:
         """Takes in a finished model evaluation; reads its device numbers."""
         if not forward.sparse and not forward.dense:
-            return  # a cache skipped this evaluation
+            with self._lock:
+                self._silent += 1
+            return
         sums = forward.read()
         self.cache.settle()
         with self._lock:
@@ -95,6 +98,12 @@ class Run:
         reached = sum(self._sparse.values()) + sum(
             count for reason, count in self._dense.items() if reason not in NOT_SELF_ATTENTION
         )
+        if self._silent and not self._sparse:
+            notes.append(
+                f"no attention call came by in {self._silent} model evaluations: a cache skips them, another node "
+                "computes the attention itself, or torch.compile runs what it compiled without this node (restart "
+                "ComfyUI)"
+            )
         if self._expected > reached:
             notes.append(
                 f"only {reached} of {self._expected} video self-attention calls came by: another node skips their "

@@ -46,6 +46,23 @@ def pause_malloc_graph():
     return getattr(comfy.model_prefetch, "pause_malloc_graph", contextlib.nullcontext)()
 
 
+def layers_with_own_backend(network) -> int:
+    """Attention layers for which the checkpoint names a backend, as newer cores read it.
+
+    Core asks that backend only where no override is installed, and does not tell an override of it.
+    """
+    layers = (getattr(module, "comfy_attention", None) for module in network.modules())
+    return sum(getattr(layer, "function", None) is not None for layer in layers)
+
+
+def is_compiled(model, options: Mapping[str, Any]) -> bool:
+    """torch.compile runs this BaseModel's network or parts of it: they stand in the model already, or ComfyUI's own
+    wrapper puts them there for each evaluation."""
+    if options.get("wrappers", {}).get("apply_model", {}).get("torch.compile"):
+        return True
+    return any("_orig_mod" in module._modules for module in model.diffusion_model.modules())
+
+
 def failure_reason(error: Exception, backend: str) -> str | None:
     """Why a sparse call that raised may be computed densely instead; None for an error that must be shown.
 

@@ -33,7 +33,7 @@ class Forward:
     """One model evaluation, as every attention call of it finds it in transformer_options.
 
     branches: one id per equal part of the batch, none if the parts are unknown. previous: the override that stood
-    in our place before. dense_reason: set when a call failed; the rest of the forward is then dense.
+    in our place before. dense_reason: why what remains of the forward is dense; set when a call failed.
     """
 
     run: Run
@@ -50,11 +50,14 @@ class Forward:
         """It travels in model options, which other nodes copy, and must not take the model along."""
         return self
 
-    def layer(self, options: Mapping[str, Any]) -> Hashable:
-        """Identity of this video self-attention call; where a model gives no block, its place in the forward."""
-        block = (options.get("block_type"), options.get("block_index"))
-        self._seen[block] += 1
-        return (*block, self._seen[block])
+    def layer(self, options: Mapping[str, Any]) -> tuple[int, int]:
+        """Identity of this video self-attention call: the number of its block and which of that block's calls it is.
+        Where the model gives no number, it is the call's place among all of the forward."""
+        number = self.family.block(self.model, options)
+        if number is None:
+            number = self._seen.total()
+        self._seen[number] += 1
+        return number, self._seen[number]
 
 
 def attention_override(
@@ -102,7 +105,7 @@ def attention_override(
     if reason is not None:
         return dense(reason)
     layer = forward.layer(options)
-    if forward.family.block(forward.model, options) in forward.run.budget.dense_blocks:
+    if layer[0] in forward.run.budget.dense_blocks:
         return dense(reasons.DENSE_BLOCK)
     backend, problem = _backend(forward.run.settings.fallback, queries)
     if backend is None:

@@ -10,8 +10,9 @@ from ..attention.layout import TokenLayout
 from ..attention.run import Run, Settings
 from ..attention.schedule import SigmaWindow, full_steps
 from ..attention.statistics import ForwardStatistics, RunSummary
-from .compat import other_sparse_attention
+from .compat import is_compiled, layers_with_own_backend, other_sparse_attention
 from .families import ForwardInputs, family_of
+from .numbering import number_blocks, places_move
 from .override import FORWARD_KEY, OVERRIDE_KEY, Forward, uncompiled_override
 
 KEY = "dit_accel.sparse_attention"
@@ -76,21 +77,30 @@ class Patch:
             )
 
     def _start(self, model_patcher, sigmas) -> Run:
+        network = diffusion_model(model_patcher.model)
+        layers = layers_with_own_backend(network)
+        if layers:
+            log.info(
+                "DiT Accel: %d attention layers of this checkpoint name a backend; in sparse steps their dense calls "
+                "use ComfyUI's default one",
+                layers,
+            )
         percent_to_sigma = model_patcher.get_model_object("model_sampling").percent_to_sigma
         budget = self.settings.budget.resolve(full_steps(sigmas.tolist(), percent_to_sigma))
         return Run(
             self.settings,
             budget,
             SigmaWindow.of(budget, lambda percent: float(percent_to_sigma(percent))),
-            type(diffusion_model(model_patcher.model)).__name__,
+            type(network).__name__,
         )
 
     def apply_model(self, executor, x, t, c_concat, c_crossattn, control, transformer_options, **kwargs):
         """APPLY_MODEL wrapper: describes this forward and installs the override on a copy of the options.
 
         Installing per forward means that no node placed after ours can switch us off unseen. A forward that stays
-        dense as a whole is left untouched. All waiting for the device happens here: once for sigma, once for the
-        statistics.
+        dense as a whole is left untouched, but not under torch.compile: what it makes of a forward without the
+        override it would run for all later ones. All waiting for the device happens here: once for sigma, once for
+        the statistics.
         """
         run = transformer_options.get(RUN_KEY)
         if run is None:
@@ -101,8 +111,9 @@ class Patch:
         inputs = ForwardInputs(x, c_crossattn, kwargs)
         layout = family.layout(model, inputs) if family else reasons.FAMILY
         calls = family.calls(model, inputs) if family else 0
-        reason = layout if isinstance(layout, str) else _dense_reason(run, layout, transformer_options)
-        if reason is not None:
+        untouched = layout if isinstance(layout, str) else _owner(transformer_options)
+        reason = untouched or _dense_reason(run, layout, transformer_options)
+        if untouched or (reason and not is_compiled(executor.class_obj, transformer_options)):
             run.add(ForwardStatistics.all_dense(reason, calls))
             return executor(x, t, c_concat, c_crossattn, control, transformer_options, **kwargs)
 
@@ -114,8 +125,11 @@ class Patch:
             branches=_branches(transformer_options, x.shape[0]),
             previous=transformer_options.get(OVERRIDE_KEY),
             statistics=ForwardStatistics(expected=calls),
+            dense_reason=reason,
         )
         options = {**transformer_options, FORWARD_KEY: forward, OVERRIDE_KEY: uncompiled_override()}
+        if family.unnumbered and places_move(options):
+            options = number_blocks(options, calls)
         out = executor(x, t, c_concat, c_crossattn, control, options, **kwargs)
         run.add(forward.statistics)
         return out
@@ -127,12 +141,14 @@ def _branches(options, batch: int) -> tuple:
     return branches if branches and batch % len(branches) == 0 else ()
 
 
+def _owner(options) -> str | None:
+    other = other_sparse_attention(options)
+    return f"{reasons.OTHER_OVERRIDE}: {other}" if other else None
+
+
 def _dense_reason(run: Run, layout: TokenLayout, options) -> str | None:
     if run.dense_reason is not None:
         return run.dense_reason
-    other = other_sparse_attention(options)
-    if other is not None:
-        return f"{reasons.OTHER_OVERRIDE}: {other}"
     if layout.video < run.budget.min_tokens:
         return reasons.TOO_SHORT
     if float(options["sigmas"].max()) not in run.window:

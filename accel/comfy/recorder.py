@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Collection, Sequence
 from typing import Any
 
@@ -51,10 +52,13 @@ class Recorder:
         self.layout = layout
         self.calls.clear()
         previous = transformer_options.get(OVERRIDE_KEY)
+        places = itertools.count()
 
         def override(func, q, k, v, heads, *args, **options):
             if q.shape == k.shape and q.shape[-2] == layout.total:
+                place = next(places)
                 block = family.block(model, options["transformer_options"])
+                block = place if block is None else block
                 if self.blocks is None or block in self.blocks:
                     parts = (q, k, v)
                     if not options.get("skip_reshape"):

@@ -141,14 +141,16 @@ def test_a_wrapper_that_splits_the_batch(tiny, case, model):
 
 
 @pytest.mark.parametrize("first", ["cache", "sparse"])
-def test_easycache_skips_forwards_without_blame(tiny, case, model, first):
-    from comfy_extras.nodes_easycache import EasyCacheNode
+@pytest.mark.parametrize("node", ["EasyCacheNode", "LazyCacheNode"])
+def test_a_cache_skips_forwards_without_blame(tiny, case, model, node, first):
+    import comfy_extras.nodes_easycache as nodes
 
     def cached(patcher):
-        return EasyCacheNode.execute(patcher, 100.0, 0.2, 0.9, False).result[0]
+        return getattr(nodes, node).execute(patcher, 100.0, 0.2, 0.9, False).result[0]
 
     both = tiny.sparse(cached(model)) if first == "cache" else cached(tiny.sparse(model))
-    tiny.sample(both, case, steps=8, cfg=1.0)
+    cached_alone = tiny.sample(cached(model), case, steps=8, cfg=1.0)
+    assert (tiny.sample(both, case, steps=8, cfg=1.0) - cached_alone).abs().max() < 1e-4
     (run,) = tiny.history(both)
     assert run.sparse_calls == run.expected < 8 * LAYERS
     assert run.notes == ()

@@ -21,7 +21,7 @@ def test_it_sees_every_call_of_the_last_forward(tiny, case, model):
     assert recorder.layout.extra == case.extra
     for _, q, k, v in recorder.calls:
         assert q.shape == k.shape == v.shape
-        assert q.shape[1:] == (2, recorder.layout.total, 128)
+        assert q.shape[2] == recorder.layout.total and q.shape[3] in (64, 128)
         assert q.dtype == torch.float16
 
 

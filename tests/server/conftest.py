@@ -1,6 +1,8 @@
 """One ComfyUI server for all graphs: our pack under a folder name with a space, and the stand-ins."""
 
+import shutil
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,8 +20,8 @@ ARGUMENTS = ["--cpu", "--fp32-unet", "--use-pytorch-cross-attention"]
 
 @dataclass
 class Result:
-    """What a graph left behind: latents in the order of their read nodes, run summaries, other outputs by
-    name, and its part of the log."""
+    """What a graph left behind: latents in the order of their read nodes (video and audio are two), run summaries,
+    other outputs by name, and its part of the log."""
 
     latents: list[np.ndarray]
     runs: list[dict]
@@ -76,13 +78,14 @@ class Player:
 
 
 @pytest.fixture(scope="session")
-def server_base(comfyui, tmp_path_factory) -> Path:
-    """Base directory with the tiny checkpoints."""
+def server_base(comfyui, tmp_path_factory) -> Iterator[Path]:
+    """Base directory with the tiny checkpoints. Together they are large, so pytest is not left to keep them."""
     base = tmp_path_factory.mktemp("comfyui base")
     models = base / "models" / "diffusion_models"
     models.mkdir(parents=True)
     checkpoints.build(comfyui, models)
-    return base
+    yield base
+    shutil.rmtree(models)
 
 
 @pytest.fixture(scope="session")

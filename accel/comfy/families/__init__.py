@@ -5,13 +5,23 @@ A model whose class has no row runs dense. To add one, write a row in the file o
 
 from __future__ import annotations
 
-from . import hunyuan, wan
+from . import cogvideo, cosmos, genmo, hunyuan, kandinsky, lightricks, ltx2, minimax, wan
 from .family import Family, ForwardInputs
 
 __all__ = ["FAMILIES", "Family", "ForwardInputs", "family_of"]
 
 # By the full name of the network's class: no model's code is imported to look it up.
-FAMILIES: dict[str, Family] = {**wan.FAMILIES, **hunyuan.FAMILIES}
+FAMILIES: dict[str, Family] = {
+    **wan.FAMILIES,
+    **hunyuan.FAMILIES,
+    **cogvideo.FAMILIES,
+    **genmo.FAMILIES,
+    **cosmos.FAMILIES,
+    **kandinsky.FAMILIES,
+    **lightricks.FAMILIES,
+    **ltx2.FAMILIES,
+    **minimax.FAMILIES,
+}
 
 
 def family_of(model) -> Family | None:

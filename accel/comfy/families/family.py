@@ -6,17 +6,24 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from ...attention import reasons
 from ...attention.layout import TokenLayout
 
 
 @dataclass(frozen=True)
 class ForwardInputs:
-    """What APPLY_MODEL hands a model: x is the latent [B, C, T, H, W], context the text embedding
-    [B, tokens, width], extra every further condition by name."""
+    """What APPLY_MODEL hands a model: x is the latent [B, C, T, H, W], or a flat pack of several (extra's
+    latent_shapes then has theirs); context the text embedding [B, tokens, width]; extra every further condition by
+    name."""
 
     x: Any
     context: Any
     extra: Mapping[str, Any]
+
+
+def block_index(model, options: Mapping[str, Any]) -> int | None:
+    """The number that a model of one sequence of blocks gives in transformer_options."""
+    return options.get("block_index")
 
 
 @dataclass(frozen=True)
@@ -25,13 +32,23 @@ class Family:
 
     layout: the tokens of one forward, or the reason (a constant of `reasons`) why it must stay dense.
     calls: video self-attention calls that one forward makes.
-    block: a block's number counted through all block types, from transformer_options.
+    block: a block's number counted through all block types, from transformer_options; None where the model gives
+        none, and the calls are counted instead.
+    unnumbered: the model gives no numbers, but lets nodes replace its blocks (patches_replace); ours then gives them.
+    note: what else a user should know, in a few words, for the README's table.
     """
 
     name: str
     layout: Callable[[Any, ForwardInputs], TokenLayout | str]
     calls: Callable[[Any, ForwardInputs], int]
-    block: Callable[[Any, Mapping[str, Any]], int | None]
+    block: Callable[[Any, Mapping[str, Any]], int | None] = block_index
+    note: str = ""
+    unnumbered: bool = False
+
+    @classmethod
+    def never(cls, name: str, reason: str) -> Family:
+        """The row of a model that always runs dense."""
+        return cls(name, lambda model, inputs: reason, lambda model, inputs: 0, note=f"runs dense: {reason}")
 
 
 def whole_patches(sizes: Iterable[int], patch: Iterable[int]) -> tuple[int, ...]:
@@ -39,6 +56,6 @@ def whole_patches(sizes: Iterable[int], patch: Iterable[int]) -> tuple[int, ...]
     return tuple(-(-size // edge) for size, edge in zip(sizes, patch, strict=True))
 
 
-def block_index(model, options: Mapping[str, Any]) -> int | None:
-    """The number that a model of one sequence of blocks gives in transformer_options."""
-    return options.get("block_index")
+def unlike_text(layout: TokenLayout, inputs: ForwardInputs) -> TokenLayout | str:
+    """The layout of a model with cross-attention, which is told from self-attention by its number of keys alone."""
+    return reasons.AMBIGUOUS if inputs.context.shape[1] == layout.total else layout

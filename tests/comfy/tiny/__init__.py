@@ -5,19 +5,33 @@ Importing this needs ComfyUI on sys.path.
 
 from __future__ import annotations
 
+import functools
+
 import comfy.sample
+import comfy.utils
 import torch
 
 from dit_accel.accel.attention.budget import Budget
 from dit_accel.accel.attention.run import Settings
 from dit_accel.accel.comfy import patch
 
-from . import hunyuan, wan
+from . import cogvideo, cosmos, genmo, hunyuan, kandinsky, lightricks, ltx2, minimax, wan, wan_variants
 from .case import TEXT, Case, initialise, rand
 
 __all__ = ["CASES", "TEXT", "budget", "history", "initialise", "rand", "sample", "sparse"]
 
-CASES = [*wan.CASES, *hunyuan.CASES]
+CASES = [
+    *wan.CASES,
+    *wan_variants.CASES,
+    *hunyuan.CASES,
+    *cogvideo.CASES,
+    *genmo.CASES,
+    *cosmos.CASES,
+    *kandinsky.CASES,
+    *lightricks.CASES,
+    *ltx2.CASES,
+    *minimax.CASES,
+]
 
 
 def budget(**changes) -> Budget:
@@ -37,7 +51,7 @@ def budget(**changes) -> Budget:
 
 def sparse(model, **changes):
     """`model` with sparse attention on the reference backend."""
-    names = ("pattern", "token_order", "fallback")
+    names = ("pattern", "precision", "token_order", "fallback")
     settings = {"fallback": "reference"} | {name: changes.pop(name) for name in names if name in changes}
     return patch.install(model, Settings(**settings, budget=budget(**changes)))
 
@@ -59,18 +73,18 @@ def sample(
     **kwargs,
 ) -> torch.Tensor:
     """The latent that ComfyUI's sampler makes from fixed noise."""
-    shape = (batch, *case.latent[1:])
-    return comfy.sample.sample(
+    out = comfy.sample.sample(
         model,
-        rand(*shape, seed=1),
+        case.latents(batch, functools.partial(rand, seed=1)),
         steps,
         case.cfg if cfg is None else cfg,
         sampler,
         "simple",
         positive or case.conditioning(2),
         negative or case.conditioning(3),
-        torch.zeros(shape),
+        case.latents(batch, torch.zeros),
         disable_pbar=True,
         seed=0,
-        **kwargs,
+        **{"noise_mask": case.mask(), **kwargs},
     )
+    return comfy.utils.pack_latents(out.unbind())[0] if out.is_nested else out

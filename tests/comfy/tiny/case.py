@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import comfy.model_patcher
+import comfy.nested_tensor
 import comfy.supported_models
 import torch
 
@@ -36,8 +37,9 @@ def initialise(module: torch.nn.Module, seed: int = 0) -> None:
         parameter.requires_grad_(False)
 
 
-def _patcher(config_class, unet_config: dict) -> comfy.model_patcher.ModelPatcher:
+def _patcher(config_class, unet_config: dict, sampling: dict) -> comfy.model_patcher.ModelPatcher:
     config = config_class(dict(unet_config))
+    config.sampling_settings = {**config.sampling_settings, **sampling}
     config.set_inference_dtype(torch.float32, None)
     model = config.get_model({}, "", device=torch.device("cpu"))
     initialise(model.diffusion_model)
@@ -56,7 +58,9 @@ class Vision:
 class Case:
     """One row of the family test: a model, a latent, conditions, and what must come out.
 
-    calls: sparse calls per forward. extra: tokens that are not video. text: text tokens.
+    calls: sparse calls per forward. extra: tokens that are not video; prefix: those of them in front of it. text: text
+    tokens. mask: the latent's noise mask. sampling: noise schedule settings that differ from the model's own.
+    audio: shape of the audio latent that is sampled with the video's.
     """
 
     name: str
@@ -65,13 +69,22 @@ class Case:
     latent: tuple[int, ...]
     calls: int
     extra: int = 0
+    prefix: int = 0
     text: int = 20
     cfg: float = 4.0
     batches: bool = True
+    sampling: dict = field(default_factory=dict)
     conditions: Callable[[], dict] = field(default=dict)
+    mask: Callable[[], torch.Tensor | None] = lambda: None
+    audio: tuple[int, ...] | None = None
 
     def model(self) -> comfy.model_patcher.ModelPatcher:
-        return _patcher(getattr(comfy.supported_models, self.config), self.unet)
+        return _patcher(getattr(comfy.supported_models, self.config), self.unet, self.sampling)
+
+    def latents(self, batch: int, make: Callable[..., torch.Tensor]):
+        """A batch of what is sampled, each stream made by `make(*shape)`: a tensor, or a nested one with audio."""
+        streams = [make(batch, *shape[1:]) for shape in (self.latent, self.audio) if shape]
+        return comfy.nested_tensor.NestedTensor(streams) if self.audio else streams[0]
 
     def conditioning(self, seed: int, **changes) -> list:
         extra = {"pooled_output": rand(1, 768, seed=seed), **self.conditions(), **changes}

@@ -42,7 +42,7 @@ HUNYUAN_15 = {
 
 
 CASES = [
-    Case("hunyuan 1", "HunyuanVideo", HUNYUAN, (1, 16, 5, 12, 14), 3, extra=20),
+    Case("hunyuan 1", "HunyuanVideo", HUNYUAN, (1, 16, 5, 12, 14), 3, extra=20, prefix=20),
     Case(
         "hunyuan 1 reference latent",
         "HunyuanVideo",
@@ -50,6 +50,7 @@ CASES = [
         (1, 16, 5, 12, 14),
         3,
         extra=20 + 42,
+        prefix=20 + 42,
         cfg=1.0,
         batches=False,
         conditions=lambda: {"ref_latent": rand(1, 16, 1, 12, 14, seed=5)},
@@ -61,6 +62,7 @@ CASES = [
         (1, 16, 5, 12, 14),
         3,
         extra=20,
+        prefix=20,
         batches=False,
         conditions=lambda: {"guiding_frame_index": 0},
     ),
@@ -71,6 +73,7 @@ CASES = [
         (1, 32, 5, 7, 9),
         3,
         extra=20,
+        prefix=20,
         conditions=lambda: {
             "concat_latent_image": rand(1, 32, 5, 7, 9, seed=5),
             "concat_mask": torch.ones(1, 1, 5, 7, 9),
@@ -83,6 +86,7 @@ CASES = [
         (1, 32, 5, 7, 9),
         3,
         extra=20 + 6 + 30,
+        prefix=20 + 6 + 30,
         conditions=lambda: {
             "conditioning_byt5small": rand(1, 6, 1472, seed=5),
             "clip_vision_output": Vision(30, 1152),

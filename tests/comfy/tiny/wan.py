@@ -47,6 +47,7 @@ CASES = [
         (1, 16, 5, 12, 14),
         2,
         extra=42,
+        prefix=42,
         conditions=lambda: {
             "concat_latent_image": rand(1, 32, 5, 12, 14, seed=5),
             "reference_latents": [rand(1, 16, 1, 12, 14, seed=6)],

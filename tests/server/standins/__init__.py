@@ -2,12 +2,13 @@
 
 from comfy_api.latest import ComfyExtension
 
-from . import disturbance, models, overrides, plans, readback
+from . import disturbance, encoders, lightricks, minimax, models, overrides, plans, readback
 
 
 class StandinExtension(ComfyExtension):
     async def get_node_list(self):
-        return [*models.NODES, *readback.NODES, *plans.NODES, *overrides.NODES, *disturbance.NODES]
+        around = [*models.NODES, *encoders.NODES, *lightricks.NODES, *minimax.NODES]
+        return [*around, *readback.NODES, *plans.NODES, *overrides.NODES, *disturbance.NODES]
 
 
 async def comfy_entrypoint():

@@ -8,7 +8,7 @@ from comfy_api.latest import io
 CATEGORY = "stand-ins"
 
 
-def _random(seed, *shape):
+def random(seed, *shape):
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
@@ -31,27 +31,29 @@ class Conditioning(io.ComfyNode):
 
     @classmethod
     def execute(cls, seed, tokens, width, padding, vision, byt5):
-        extra = {"pooled_output": _random(seed + 1, 1, 768)}
+        extra = {"pooled_output": random(seed + 1, 1, 768)}
         if padding:
             extra["attention_mask"] = (torch.arange(tokens) < tokens - padding).long()[None]
         if byt5:
-            extra["conditioning_byt5small"] = _random(seed + 2, 1, byt5, 1472)
+            extra["conditioning_byt5small"] = random(seed + 2, 1, byt5, 1472)
         if vision:
             import comfy.clip_vision
 
             extra["clip_vision_output"] = comfy.clip_vision.Output()
-            extra["clip_vision_output"].last_hidden_state = _random(seed + 3, 1, vision, 1152)
-        return io.NodeOutput([[_random(seed, 1, tokens, width), extra]])
+            extra["clip_vision_output"].last_hidden_state = random(seed + 3, 1, vision, 1152)
+        return io.NodeOutput([[random(seed, 1, tokens, width), extra]])
 
 
 class TextEncoder:
     """What CLIPTextEncode asks of a CLIP: another text gives another embedding."""
 
+    width = 64
+
     def tokenize(self, text, **kwargs):
         return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "little")
 
     def encode_from_tokens_scheduled(self, tokens, **kwargs):
-        return [[_random(tokens, 1, 24, 64), {"pooled_output": _random(tokens + 1, 1, 768)}]]
+        return [[random(tokens, 1, 24, self.width), {"pooled_output": random(tokens + 1, 1, 768)}]]
 
 
 class Clip(io.ComfyNode):
@@ -64,17 +66,23 @@ class Clip(io.ComfyNode):
         return io.NodeOutput(TextEncoder())
 
 
-class WanLatentSpace:
-    """What the conditioning nodes ask of Wan 2.1's VAE: 16 channels, 8 x 8 pixels and 4 frames a latent."""
+class LatentSpace:
+    """What nodes ask of a VAE; in numbers, Wan 2.1's: a latent is space x space pixels and time frames."""
 
-    latent_channels = 16
+    latent_channels, space, time = 16, 8, 4
 
     def spacial_compression_encode(self):
-        return 8
+        return self.space
 
     def encode(self, images):
         frames, height, width = images.shape[:3]
-        return _random(11, 1, self.latent_channels, (frames - 1) // 4 + 1, height // 8, width // 8)
+        size = (frames - 1) // self.time + 1, height // self.space, width // self.space
+        return random(11, 1, self.latent_channels, *size)
+
+    def decode(self, latents):
+        batch, _, frames, height, width = latents.shape
+        size = (frames - 1) * self.time + 1, height * self.space, width * self.space
+        return random(12, batch, *size, 3).sigmoid()
 
 
 class Vae(io.ComfyNode):
@@ -84,7 +92,7 @@ class Vae(io.ComfyNode):
 
     @classmethod
     def execute(cls):
-        return io.NodeOutput(WanLatentSpace())
+        return io.NodeOutput(LatentSpace())
 
 
 class Lora(io.ComfyNode):

@@ -14,6 +14,8 @@ from .pack import KEY, module
 
 
 class ReadLatent(io.ComfyNode):
+    """A file for the latent, or for each stream of a nested one."""
+
     @classmethod
     def define_schema(cls):
         return io.Schema(
@@ -25,10 +27,14 @@ class ReadLatent(io.ComfyNode):
 
     @classmethod
     def execute(cls, samples):
-        path = Path(folder_paths.get_output_directory(), f"{uuid.uuid4()}.npy")
-        path.parent.mkdir(exist_ok=True)
-        np.save(path, samples["samples"].cpu().numpy())
-        return io.NodeOutput(ui={"path": [str(path)]})
+        latent = samples["samples"]
+        paths = []
+        for stream in latent.unbind() if latent.is_nested else [latent]:
+            path = Path(folder_paths.get_output_directory(), f"{uuid.uuid4()}.npy")
+            path.parent.mkdir(exist_ok=True)
+            np.save(path, stream.cpu().numpy())
+            paths.append(str(path))
+        return io.NodeOutput(ui={"path": paths})
 
 
 class History(io.ComfyNode):

@@ -1,0 +1,79 @@
+"""ComfyUI's TorchCompileModel before and after our node; its node's backends need a compiler, so dynamo's own eager one
+runs the graphs."""
+
+import logging
+
+import pytest
+import torch
+from torch._dynamo.utils import counters
+
+from dit_accel.accel.attention import reasons
+from dit_accel.accel.comfy.compat import is_compiled
+
+LAYERS = 2  # of the model
+
+
+@pytest.fixture(autouse=True)
+def _one_graph(comfy, monkeypatch):
+    """As on a GPU: attention that torch.compile can trace, so that a model evaluation is one graph."""
+    import comfy.ldm.modules.attention
+    import comfy.ldm.wan.model
+
+    monkeypatch.setattr(comfy.ldm.wan.model, "optimized_attention", comfy.ldm.modules.attention.attention_pytorch)
+    torch._dynamo.reset()
+    counters.clear()
+    yield
+    torch._dynamo.reset()
+
+
+def compiled(model):
+    from comfy_extras.nodes_torch_compile import TorchCompileModel
+
+    return TorchCompileModel.execute(model, "eager").result[0]
+
+
+@pytest.mark.parametrize("ours_first", [True, False])
+def test_sparse_steps_after_dense_ones(tiny, case, model, ours_first):
+    """torch.compile drops its guards on transformer_options: the graph of a dense step must do for a sparse one. A
+    second run compiles nothing."""
+
+    def ours(model):
+        return tiny.sparse(model, dense_first=0.5)
+
+    both = compiled(ours(model)) if ours_first else ours(compiled(model))
+    dense = tiny.sample(model, case)
+    graphs = []
+    for _ in range(2):
+        assert (tiny.sample(both, case) - dense).abs().max() < 1e-4
+        graphs.append(counters["stats"]["unique_graphs"])
+    assert graphs[0] == graphs[1] > 1
+    for run in tiny.history(both):
+        assert run.sparse_calls == LAYERS
+        assert run.dense == {reasons.OUTSIDE_WINDOW: LAYERS, reasons.CROSS_ATTENTION: 2 * LAYERS}
+        assert run.notes == ()
+
+
+def test_a_graph_from_before_our_node_is_named(tiny, case, model, caplog):
+    before = compiled(model)
+    tiny.sample(before, case)
+    sparse = tiny.sparse(before)
+    with caplog.at_level(logging.INFO, logger="dit_accel"):
+        tiny.sample(sparse, case)
+    assert tiny.history(sparse)[0].sparse_calls == 0
+    assert "no attention call came by in 2 model evaluations" in caplog.text
+    assert "torch.compile" in caplog.text
+
+
+def test_without_our_node_again(tiny, case, model):
+    before = compiled(model)
+    sparse = tiny.sparse(before, top_p=0.5, floor=0.0)
+    tiny.sample(sparse, case)
+    assert (tiny.sample(before, case) - tiny.sample(model, case)).abs().max() < 1e-5
+
+
+def test_compiled_blocks_are_seen(tiny, case):
+    """Other packs compile a model's blocks in place."""
+    model = case.model().model
+    assert not is_compiled(model, {})
+    model.diffusion_model.blocks[0] = torch.compile(model.diffusion_model.blocks[0], backend="eager")
+    assert is_compiled(model, {})

@@ -1,0 +1,95 @@
+"""CI's script with stand-ins for what it installs and runs: which ComfyUI its tests see."""
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+# Says what it was called with. As `python3 -m venv` it makes an environment of more of itself.
+TOOL = """#!/usr/bin/env bash
+if [ "$1 $2" = "-m venv" ]; then
+    mkdir -p "$3/bin"
+    for tool in pip pytest ruff lint-imports; do cp "$0" "$3/bin/$tool"; done
+fi
+echo "$(basename "$(dirname "$(dirname "$0")")")|$COMFYUI_PATH|$(basename "$0") $*" >> "$CALLS"
+"""
+
+
+@pytest.fixture
+def run(tmp_path):
+    """Runs the script with these variables set; returns its calls as (environment, COMFYUI_PATH, command)."""
+    tools, calls = tmp_path / "tools", tmp_path / "calls"
+    tools.mkdir()
+    for name in ("python3", "chromium"):
+        (tools / name).write_text(TOOL, "utf-8")
+        (tools / name).chmod(0o755)
+    plain = {name: value for name, value in os.environ.items() if not name.startswith("COMFYUI_PATH")}
+
+    def script(**variables):
+        calls.write_text("", "utf-8")
+        environment = {
+            **plain,
+            "PATH": f"{tools}:{plain['PATH']}",
+            "XDG_CACHE_HOME": str(tmp_path),
+            "CALLS": str(calls),
+            **{name: str(value) for name, value in variables.items()},
+        }
+        done = subprocess.run([ROOT / ".ci/run"], env=environment, capture_output=True, text=True)
+        return done, [tuple(line.split("|")) for line in calls.read_text("utf-8").splitlines()]
+
+    return script
+
+
+@pytest.fixture
+def checkout(tmp_path):
+    def make(name: str, requirements: str) -> Path:
+        folder = tmp_path / name
+        folder.mkdir()
+        (folder / "main.py").touch()
+        (folder / "requirements.txt").write_text(requirements, "utf-8")
+        return folder
+
+    return make
+
+
+def pytest_calls(calls):
+    return [call for call in calls if call[2].startswith("pytest")]
+
+
+def test_one_checkout(run, checkout):
+    old = checkout("old", "a")
+    done, calls = run(COMFYUI_PATH=old)
+    assert done.returncode == 0, done.stderr
+    commands = [command for _, _, command in pytest_calls(calls)]
+    assert commands == ["pytest --durations=15", "pytest -m matrix", "pytest -m slow", "pytest -m browser"]
+    assert {path for _, path, _ in pytest_calls(calls)} == {str(old)}
+
+
+@pytest.mark.parametrize("requirements", ["a", "b"])
+def test_a_second_checkout(run, checkout, tmp_path, requirements):
+    """It gets an environment of its own where its requirements differ, and both are kept for the next time."""
+    old, new = checkout("old", "a"), checkout("new", requirements)
+    run(COMFYUI_PATH=checkout("forgotten", "c"))
+    done, calls = run(COMFYUI_PATH=old, COMFYUI_PATH_NEXT=new)
+    assert done.returncode == 0, done.stderr
+    *before, (environment, path, command) = pytest_calls(calls)
+    assert {path for _, path, _ in before} == {str(old)}
+    assert (path, command) == (str(new), "pytest tests/comfy tests/server")
+    (first,) = {environment for environment, _, _ in before}
+    assert (environment == first) == (requirements == "a")
+    installed = [(environment, command) for environment, _, command in calls if "-r" in command]
+    assert installed[-1] == (environment, f"pip install -q -r {old if requirements == 'a' else new}/requirements.txt")
+    assert {folder.name for folder in (tmp_path / "dit-accel-ci").iterdir()} == {first, environment}
+    _, again = run(COMFYUI_PATH=old, COMFYUI_PATH_NEXT=new)
+    assert pytest_calls(again) == pytest_calls(calls)
+    assert not any("-r" in command for _, _, command in again)
+
+
+def test_a_second_checkout_that_is_not_there(run, checkout, tmp_path):
+    done, calls = run(COMFYUI_PATH=checkout("old", "a"), COMFYUI_PATH_NEXT=tmp_path / "nothing")
+    assert done.returncode == 1
+    assert f"no ComfyUI at {tmp_path / 'nothing'}: set COMFYUI_PATH_NEXT" in done.stderr
+    assert not calls
