@@ -13,7 +13,7 @@ def block_mean(
 ) -> Tensor:
     """Mean over each block's tokens, summed in fp32; the kernel does so in a fixed order, so its results repeat.
 
-    x: [B, H, N, D], any strides with D dense; tokens: int32 or int64 [R, L], offsets: int32 [R, blocks + 1] and
+    x: [B, H, N, D], any strides with D dense; tokens: int32 [R, L], offsets: int32 [R, blocks + 1] and
     index: int32 [B, H], an order and its blocks (terms: gather.py); the tokens of an order need not be all of x's.
     empty: [B, H, blocks, D], what a block without tokens gets instead of 0.
 

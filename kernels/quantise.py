@@ -85,6 +85,20 @@ def channel_codes(v: Tensor, steps: Tensor) -> Tensor:
     return scaled.clamp_(-LARGEST[FP8], LARGEST[FP8]).to(FP8)
 
 
+def empty_chunks(
+    k: Tensor, chunks: int, key_format: torch.dtype, value_format: torch.dtype | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Room for the QuantisedChunks of tensors like k [B, H, N, D]."""
+    batch, heads, _, dim = k.shape
+    rows = (batch, heads, chunks * CHUNK)
+    steps = k.new_empty(rows, dtype=torch.float32)
+    if value_format is None:
+        values = k.new_empty(*rows, dim)
+    else:
+        values = k.new_empty(batch, heads, chunks, dim, CHUNK, dtype=value_format)
+    return k.new_empty(*rows, dim, dtype=key_format), steps, values
+
+
 def _quantise_reference(k, v, tokens, index, chunk_start, chunk_live, shift, steps, key_format, value_format):
     layout = tokens, index, chunk_start, chunk_live
     live = torch.arange(CHUNK, device=k.device) < chunk_live[index][..., None]
@@ -108,13 +122,7 @@ def _quantise_fake(
     key_format: torch.dtype,
     value_format: torch.dtype | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    batch, heads, _, dim = k.shape
-    chunks = chunk_start.shape[1]
-    keys = k.new_empty(batch, heads, chunks * CHUNK, dim, dtype=key_format)
-    key_steps = k.new_empty(batch, heads, chunks * CHUNK, dtype=torch.float32)
-    if value_format is None:
-        return keys, key_steps, v.new_empty(batch, heads, chunks * CHUNK, dim)
-    return keys, key_steps, v.new_empty(batch, heads, chunks, dim, CHUNK, dtype=value_format)
+    return empty_chunks(k, chunk_start.shape[1], key_format, value_format)
 
 
 @registry.custom_op("quantise_chunks", _quantise_fake)
@@ -132,6 +140,4 @@ def _quantise_op(
 ) -> tuple[Tensor, Tensor, Tensor]:
     from .triton_quantise import launch
 
-    out = _quantise_fake(k, v, tokens, index, chunk_start, chunk_live, shift, steps, key_format, value_format)
-    launch(k, v, tokens, index, chunk_start, chunk_live, shift, steps, *out)
-    return out
+    return launch(k, v, tokens, index, chunk_start, chunk_live, shift, steps, key_format, value_format)

@@ -8,7 +8,7 @@ import triton.language as tl
 from torch import Tensor
 
 from .gather import CHUNK
-from .quantise import FP8, LARGEST
+from .quantise import FP8, LARGEST, empty_chunks
 
 ROWS = 64  # rows written by one program
 
@@ -22,13 +22,13 @@ def launch(
     chunk_live: Tensor,
     shift: Tensor,
     steps: Tensor | None,
-    keys: Tensor,
-    key_steps: Tensor,
-    values: Tensor,
-) -> None:
-    """See quantise.quantise_chunks; writes into the last three."""
+    key_format: torch.dtype,
+    value_format: torch.dtype | None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """See quantise.quantise_chunks."""
     batch, heads, _, dim = k.shape
     capacity = chunk_start.shape[1]
+    keys, key_steps, values = empty_chunks(k, capacity, key_format, value_format)
     with torch.cuda.device_of(k):
         _quantise[(triton.cdiv(capacity * CHUNK, ROWS), batch * heads)](
             k,
@@ -50,10 +50,11 @@ def launch(
             DIM=dim,
             ROWS=ROWS,
             CHUNK=CHUNK,
-            LARGEST=LARGEST[keys.dtype],
+            LARGEST=LARGEST[key_format],
             LARGEST_VALUE=LARGEST[FP8],
-            TRANSPOSED=values.dtype == FP8,
+            TRANSPOSED=value_format is not None,
         )
+    return keys, key_steps, values
 
 
 @triton.jit

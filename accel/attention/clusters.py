@@ -9,6 +9,7 @@ import torch
 
 from ...kernels import kmeans
 from ...kernels.block_mean import block_mean
+from ...kernels.group import group
 from .call import AttentionCall
 from .layout import TokenLayout
 from .plan import BlockOrder
@@ -43,7 +44,7 @@ KEYS = Granularity(tokens=76, enough=512, least=32)
 @dataclass(frozen=True)
 class Clusters:
     """centroids [B, H, C, D] in the tokens' dtype: the means of the members, of which
-    order int64 [B, H, N] lists the tokens cluster by cluster and offsets int32 [B, H, C + 1] the ends."""
+    order int32 [B, H, N] lists the tokens cluster by cluster and offsets int32 [B, H, C + 1] the ends."""
 
     centroids: torch.Tensor
     order: torch.Tensor
@@ -65,7 +66,7 @@ class Clusters:
             ]
         )
         rows = batch * heads
-        video = (self.order + layout.prefix).to(torch.int32).view(rows, layout.video)
+        video = (self.order + layout.prefix).view(rows, layout.video)
         offsets = (self.offsets + layout.extra).view(rows, -1)
         return BlockOrder(
             tokens=torch.cat([others.expand(rows, -1), video], dim=1),
@@ -117,11 +118,8 @@ def kmeans_clusters(x: torch.Tensor, centroids: torch.Tensor, iterations: int, *
     """
     batch, heads, count, _ = centroids.shape
     problems = torch.arange(batch * heads, device=x.device, dtype=torch.int32).view(batch, heads)
-    bounds = torch.arange(count + 1, device=x.device, dtype=torch.int32).expand(batch, heads, -1).contiguous()
     for _ in range(iterations):
-        labels = kmeans.assign(x, centroids, backend=backend)
-        labels, order = labels.sort(dim=-1, stable=True)
-        offsets = torch.searchsorted(labels, bounds, out_int32=True)
+        order, offsets = group(kmeans.assign(x, centroids, backend=backend), count, backend=backend)
         centroids = block_mean(
             x, order.flatten(0, 1), offsets.flatten(0, 1), problems, empty=centroids, backend=backend
         )

@@ -3,11 +3,14 @@
 import pytest
 import torch
 
-from dit_accel.kernels import kmeans
+from dit_accel.kernels import kmeans, registry
+from dit_accel.kernels.attention_configs import FORMATS
 from dit_accel.kernels.block_mean import block_mean
 from dit_accel.kernels.block_sparse_attention import Tail, block_sparse_attention
 from dit_accel.kernels.compensation_error import log_compensation_error
 from dit_accel.kernels.gather import chunk_layout, chunk_lists, gather_chunks
+from dit_accel.kernels.group import group
+from dit_accel.kernels.quantise import key_shift, quantise_chunks, value_steps
 from dit_accel.kernels.top_p import select_blocks
 
 pytestmark = [
@@ -82,6 +85,53 @@ def test_attention_is_as_exact_as_plain_half_precision(heads, length, query_bloc
     torch.testing.assert_close(lse[seen], exact_lse[seen], atol=2e-3, rtol=0)
 
 
+def eight_bit_formats():
+    return registry.nearest(FORMATS, registry.architecture(torch.device("cuda")))
+
+
+@pytest.mark.parametrize("with_tail", [False, True])
+@pytest.mark.parametrize("dim", [64, 128])
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("heads", "length", "query_blocks", "key_blocks"), SIZES)
+def test_8_bit_attention_is_what_the_reference_says(heads, length, query_blocks, key_blocks, dim, dtype, with_tail):
+    (q, k, v), plan = problem(heads, length, query_blocks, key_blocks, dim, dtype)
+    if with_tail:
+        order = plan["key_tokens"], plan["key_offsets"], plan["key_index"]
+        sizes = plan["key_offsets"].diff(dim=1)[plan["key_index"]]
+        pooled = (block_mean(x, *order, backend="reference") for x in (k, v))
+        plan["tail"] = Tail(*pooled, sizes.float().log())
+    for formats in eight_bit_formats():
+        (out, _), (expected, _) = (
+            block_sparse_attention(q, k, v, **plan, formats=formats, scale=dim**-0.5, backend=backend)
+            for backend in ("triton", "reference")
+        )
+        # Weights are rounded to FP8 by the kernel alone, and here nothing but noise is averaged.
+        allowed = 0.01 if formats.values is None else 0.05
+        assert (out.float() - expected.float()).norm() <= allowed * expected.float().norm(), formats
+
+
+@pytest.mark.parametrize("dim", [64, 128])
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("heads", "length", "query_blocks", "key_blocks"), SIZES)
+def test_quantising_equals_the_reference(heads, length, query_blocks, key_blocks, dim, dtype):
+    (_, k, v), plan = problem(heads, length, query_blocks, key_blocks, dim, dtype)
+    _, start, live = chunk_layout(plan["key_offsets"], length)
+    for formats in eight_bit_formats():
+        made, expected = (
+            quantise_chunks(
+                *(k, v, plan["key_tokens"], plan["key_index"], start, live),
+                shift=key_shift(k),
+                steps=value_steps(v),
+                formats=formats,
+                backend=backend,
+            )
+            for backend in ("triton", "reference")
+        )
+        torch.testing.assert_close(made.key_steps, expected.key_steps)
+        for codes, codes_expected in zip((made.keys, made.values), (expected.keys, expected.values), strict=True):
+            assert (codes.float() != codes_expected.float()).float().mean() < 1e-3, "but for ties"
+
+
 def test_attention_with_a_batch_contiguous_inputs_and_a_shared_keep():
     (q, k, v), plan = problem(3, 5_000, 20, 64, 128, torch.bfloat16, batch=2)
     plan["keep"] = plan["keep"][:1, :1].expand_as(plan["keep"])
@@ -125,10 +175,8 @@ def test_kmeans_equals_the_reference(heads, length, query_blocks, key_blocks, di
     )
     torch.testing.assert_close(chosen, best, atol=1e-3, rtol=1e-4)
 
-    ordered, order = labels.sort(dim=-1, stable=True)
-    bounds = torch.arange(key_blocks + 1, device="cuda", dtype=torch.int32)
-    bounds = bounds.expand(1, heads, -1).contiguous()
-    offsets = torch.searchsorted(ordered, bounds, out_int32=True)
+    order, offsets = group(labels, key_blocks, backend="triton")
+    assert all(map(torch.equal, (order, offsets), group(labels, key_blocks, backend="reference")))
     problems = torch.arange(heads, device="cuda", dtype=torch.int32)[None]
     means, again, reference = (
         block_mean(x, order[0], offsets[0], problems, empty=centroids, backend=backend)
@@ -180,7 +228,9 @@ def test_no_host_sync():
         centroids = block_mean(k, *order, backend="triton")
         tail = Tail(centroids, block_mean(v, *order, backend="triton"), sizes.float().log())
         block_sparse_attention(q, k, v, **plan, tail=tail, scale=0.1, return_lse=True, backend="triton")
-        kmeans.assign(k, centroids, backend="triton")
+        for formats in eight_bit_formats():
+            block_sparse_attention(q, k, v, **plan, tail=tail, formats=formats, scale=0.1, backend="triton")
+        group(kmeans.assign(k, centroids, backend="triton"), 130, backend="triton")
         log_compensation_error(centroids[:, :, :40], k, v, *order, *tail[:2], scale=0.1, backend="triton")
         select_blocks(scores, sizes, top_p=0.9, floor=0.1, max_density=0.5, backend="triton")
 

@@ -25,6 +25,7 @@ from dit_accel.kernels.attention_configs import FORMATS
 from dit_accel.kernels.block_mean import block_mean
 from dit_accel.kernels.block_sparse_attention import Tail, block_sparse_attention
 from dit_accel.kernels.compensation_error import log_compensation_error
+from dit_accel.kernels.group import group
 from dit_accel.kernels.quantise import Formats
 from dit_accel.kernels.top_p import select_blocks
 
@@ -79,8 +80,9 @@ def call_everything(dtype: torch.dtype, dim: int, lse: bool, with_tail: bool, fo
     )
     centroids = k[:, :, :16].contiguous()
     kmeans.assign(q, centroids, backend="triton")
-    for order in (tokens, tokens.long()):
-        block_mean(q, order, offsets, index, backend="triton")
+    for clusters in (1000, 4000):
+        group(torch.zeros(1, 2, 64, dtype=torch.int32), clusters, backend="triton")
+    block_mean(q, tokens, offsets, index, backend="triton")
     means = k[:, :, :3].contiguous()
     log_compensation_error(centroids, k, v, tokens, offsets, index, means, means, scale=1.0, backend="triton")
     for blocks in (1000, 16_384):

@@ -34,7 +34,7 @@ CHIPS = {  # bytes of shared memory that one program may use, and the fastest ma
 # Bytes of local memory a thread. A row of 16,384 key blocks is held in registers and does not quite fit; on sm_120 one
 # value waits there for the tail, outside the loops.
 SPILLS = {"_select": 192, "_attend": 8}
-KERNELS = {"_attend", "_gather", "_lists", "_quantise", "_assign", "_mean", "_error", "_select"}
+KERNELS = {"_attend", "_gather", "_lists", "_quantise", "_assign", "_count", "_place", "_mean", "_error", "_select"}
 # How the names of matrix instructions spell the types that they multiply.
 SPELLINGS = {"16-bit": "b?f16", "int8": "s8|iu?8", "fp8": "e4m3|f8f6f4"}
 

@@ -77,6 +77,7 @@ def test_custom_ops_keep_their_promises(make_problem):
         "attend_chunks": (problem.q, keys, values, *queries, entries, counts, 0.1, True),
         "attend_chunks with a tail": (problem.q, keys, values, *queries, entries, counts, 0.1, True, *pooled),
         "kmeans_assign": (problem.q, tokens, tokens.square().sum(-1) / 2),
+        "group": (torch.randint(4, (1, 2, 33), dtype=torch.int32), 4),
         "block_mean": (problem.q, *order, tokens),
         "select_blocks": (
             torch.rand(1, 2, 3, 4),

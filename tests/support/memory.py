@@ -8,10 +8,12 @@ from torch.utils._pytree import tree_leaves
 
 
 class LiveMemory(TorchDispatchMode):
-    """Bytes of the storages that are alive, and their peak; those of `inputs` do not count."""
+    """Bytes of the storages that are alive, and their peak; those of `inputs`, and the result, a tensor that is made in
+    the shape `result`, do not count."""
 
-    def __init__(self, *inputs: torch.Tensor) -> None:
+    def __init__(self, *inputs: torch.Tensor, result: tuple[int, ...] | None = None) -> None:
         super().__init__()
+        self._result = result
         self.live = 0
         self.peak = 0
         self._known = {tensor.untyped_storage()._cdata for tensor in inputs}
@@ -19,7 +21,9 @@ class LiveMemory(TorchDispatchMode):
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         out = function(*args, **(kwargs or {}))
         for tensor in tree_leaves(out):
-            if isinstance(tensor, torch.Tensor):
+            if isinstance(tensor, torch.Tensor) and tensor.shape == self._result:
+                self._known.add(tensor.untyped_storage()._cdata)
+            elif isinstance(tensor, torch.Tensor):
                 self._add(tensor.untyped_storage())
         return out
 

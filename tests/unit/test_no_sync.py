@@ -21,7 +21,18 @@ from dit_accel.accel.attention.planners import PATTERNS
 from dit_accel.accel.attention.state import StaticPlans, TensorCache
 from dit_accel.accel.attention.statistics import ForwardStatistics, Stopwatch
 from dit_accel.accel.comfy import override
-from dit_accel.kernels import block_mean, block_sparse_attention, compensation_error, gather, kmeans, registry, top_p
+from dit_accel.kernels import (
+    block_mean,
+    block_sparse_attention,
+    compensation_error,
+    gather,
+    group,
+    kmeans,
+    quantise,
+    registry,
+    top_p,
+)
+from dit_accel.kernels.quantise import FP8, INT8, Formats
 from dit_accel.tests.support.calls import make_call
 from dit_accel.tests.support.forwards import evaluate, make_run
 from dit_accel.tests.support.memory import LiveMemory
@@ -49,17 +60,20 @@ def launchers(monkeypatch):
         (top_p, "_select_op"): ("triton_top_p", "launch_select", "_select"),
         (gather, "_gather_op"): ("triton_gather", "launch_gather", "_gather"),
         (gather, "_lists_op"): ("triton_gather", "launch_lists", "_lists"),
+        (group, "_group_op"): ("triton_group", "launch", "_count", "_place"),
+        (quantise, "_quantise_op"): ("triton_quantise", "launch", "_quantise"),
         (compensation_error, "_error_op"): ("triton_compensation_error", "launch", "_error"),
         (block_sparse_attention, "_attend_op"): ("triton_block_sparse_attention", "launch", "_attend"),
     }
     launched = []
-    for (module, op), (file, launch, kernel) in opened.items():
+    for (module, op), (file, launch, *kernels) in opened.items():
         triton_module = importlib.import_module(f"dit_accel.kernels.{file}")
-        monkeypatch.setattr(triton_module, kernel, NoKernel())
+        for kernel in kernels:
+            monkeypatch.setattr(triton_module, kernel, NoKernel())
 
-        def run(*args, module=triton_module, name=launch):
+        def run(*args, module=triton_module, name=launch, **kwargs):
             launched.append((module.__name__, name))
-            return getattr(module, name)(*args)
+            return getattr(module, name)(*args, **kwargs)
 
         monkeypatch.setattr(module, op, run)
     return launched
@@ -79,7 +93,12 @@ def static_maps_are_real(monkeypatch):
 
 @pytest.mark.parametrize("warm", [False, True])
 @pytest.mark.parametrize("pattern", PATTERNS)
-def test_memory_and_shapes_at_full_size(launchers, static_maps_are_real, pattern, warm):
+@pytest.mark.parametrize(
+    ("formats", "most"),
+    [(None, 1.3), (Formats(INT8, FP8), 0.8), (Formats(INT8, None), 1.0)],
+    ids=["16", "8", "8 and 16"],
+)
+def test_memory_and_shapes_at_full_size(launchers, static_maps_are_real, formats, most, pattern, warm):
     """A read of the device, or a shape that only the device knows, raises on a fake tensor."""
     assert LAYOUT.total == 75_600
     with FakeTensorMode(allow_non_fake_inputs=True):
@@ -88,19 +107,20 @@ def test_memory_and_shapes_at_full_size(launchers, static_maps_are_real, pattern
         inputs = 3 * q.numel() * q.element_size()
         cache, static, statistics = TensorCache(), StaticPlans(), ForwardStatistics()
         for _ in range(1 + warm):
-            with LiveMemory(q, k, v) as memory:
+            with LiveMemory(q, k, v, result=(1, LAYOUT.total, HEADS, DIM)) as memory:
                 call = make_call(q, k, v, LAYOUT, cache=cache, static=static, backend="triton")
                 plan = PATTERNS[pattern].plan(call, PRESETS["faithful"])
-                out = executor.execute(q, k, v, plan, scale=DIM**-0.5, backend="triton")
+                out = executor.execute(q, k, v, plan, formats=formats, scale=DIM**-0.5, backend="triton")
                 statistics.record(plan, Stopwatch(torch.device("cpu")), "triton")
         assert out.shape == q.shape
         assert out.dtype == q.dtype
         blocks = {"svg2": (296, 995), "svg_ear": (296, 995)}.get(pattern)
         assert blocks is None or plan.keep.shape == (1, HEADS, *blocks)
-        assert len(set(launchers)) == {"svg2": 6, "svg_ear": 7}.get(pattern, 5)
+        assert len(set(launchers)) == {"svg2": 7, "svg_ear": 8}.get(pattern, 5)
         print(f"\npeak {memory.peak / 2**30:.2f} GiB beside {inputs / 2**30:.2f} GiB of q, k, v")
-        assert memory.peak >= 1.5 * inputs / 3, "the gathered keys and values were not seen"
-        assert memory.peak <= 2 * inputs
+        copies = 2 if formats is None else 1 if formats.values else 1.5
+        assert memory.peak >= copies * inputs / 3, "the gathered keys and values were not seen"
+        assert memory.peak <= most * inputs
 
 
 def test_the_override_with_two_branches_and_text(launchers, monkeypatch):

@@ -1,0 +1,39 @@
+"""Tokens in the order of their labels: a stable counting sort of many short problems at once, one per (batch, head).
+
+Labels are few against tokens, so counting them beats comparing them. Integers alone are added, so equal inputs give
+equal results. What is counted is one row of labels for each of SEGMENTS parts of the sequence, whatever its length.
+"""
+
+import torch
+from torch import Tensor
+
+from . import registry
+
+SEGMENTS = 32
+
+
+def group(labels: Tensor, count: int, *, backend: str) -> tuple[Tensor, Tensor]:
+    """The positions of the tokens label by label, rising within one label.
+
+    labels: int32 [B, H, N] in [0, count).
+
+    Returns order int32 [B, H, N], position -> token, and offsets int32 [B, H, count + 1], the ends of the labels.
+    """
+    return {"triton": _group_op, "reference": _group_reference}[backend](labels, count)
+
+
+def _group_reference(labels: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    labels, order = labels.sort(dim=-1, stable=True)
+    bounds = torch.arange(count + 1, device=labels.device, dtype=torch.int32).expand(*labels.shape[:2], -1)
+    return order.int(), torch.searchsorted(labels, bounds.contiguous(), out_int32=True)
+
+
+def _group_fake(labels: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    return torch.empty_like(labels), labels.new_empty(*labels.shape[:2], count + 1)
+
+
+@registry.custom_op("group", _group_fake)
+def _group_op(labels: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    from .triton_group import launch
+
+    return launch(labels, count)
