@@ -9,7 +9,7 @@ from torch import Tensor
 
 from .group import SEGMENTS
 
-COUNTED = 1024  # labels counted in one step
+COUNTED = 512  # labels counted in one step
 PLACED = 64  # labels placed in one step, each compared with all others
 
 
