@@ -61,6 +61,16 @@ def launch_lists(keep: Tensor, chunk_block: Tensor, chunk_live: Tensor, index: T
     return entries, counts
 
 
+@triton.jit
+def chunk_rows(row, tokens, chunk_start, chunk_live, capacity, CHUNK: tl.constexpr):
+    """Whether each row of an order's chunk layout is live, and its token, int64."""
+    chunk = row // CHUNK
+    lane = row % CHUNK
+    live = lane < tl.load(chunk_live + chunk, mask=chunk < capacity, other=0)
+    position = tl.load(chunk_start + chunk, mask=live, other=0) + lane
+    return live, tl.load(tokens + position, mask=live, other=0).to(tl.int64)
+
+
 @triton.jit(do_not_specialize=["heads", "length", "capacity"])
 def _gather(
     x,
@@ -82,13 +92,10 @@ def _gather(
     pair = tl.program_id(1).to(tl.int64)
     order = tl.load(index + pair).to(tl.int64)
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
-    chunk = row // CHUNK
-    lane = row % CHUNK
-    inside = chunk < capacity
-    live = lane < tl.load(chunk_live + order * capacity + chunk, mask=inside, other=0)
-    position = tl.load(chunk_start + order * capacity + chunk, mask=live, other=0) + lane
-    token = tl.load(tokens + order * length + position, mask=live, other=0).to(tl.int64)
-
+    inside = row < capacity * CHUNK
+    live, token = chunk_rows(
+        row, tokens + order * length, chunk_start + order * capacity, chunk_live + order * capacity, capacity, CHUNK
+    )
     dim = tl.arange(0, DIM)
     source = x + (pair // heads) * x_batch + (pair % heads) * x_head
     values = tl.load(source + token[:, None] * x_token + dim[None, :], mask=live[:, None], other=0.0)

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from .gather import CHUNK
 from .quantise import FP8, LARGEST, empty_chunks
+from .triton_gather import chunk_rows
 
 ROWS = 64  # rows written by one program
 
@@ -101,12 +102,10 @@ def _quantise(
     head = pair % heads
     order = tl.load(index + pair).to(tl.int64)
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
-    chunk = row // CHUNK
-    lane = row % CHUNK
-    inside = chunk < capacity
-    live = lane < tl.load(chunk_live + order * capacity + chunk, mask=inside, other=0)
-    position = tl.load(chunk_start + order * capacity + chunk, mask=live, other=0) + lane
-    token = tl.load(tokens + order * length + position, mask=live, other=0).to(tl.int64)
+    inside = row < capacity * CHUNK
+    live, token = chunk_rows(
+        row, tokens + order * length, chunk_start + order * capacity, chunk_live + order * capacity, capacity, CHUNK
+    )
     dim = tl.arange(0, DIM)
 
     source = k + batch * k_batch + head * k_head
@@ -123,7 +122,8 @@ def _quantise(
         step = tl.load(steps + pair * DIM + dim)
         x = x.to(tl.float32) / tl.maximum(step, 1e-30)[None, :]
         x = tl.minimum(tl.maximum(x, -LARGEST_VALUE), LARGEST_VALUE)
-        target = ((pair * capacity + chunk) * DIM)[:, None] * CHUNK + dim[None, :] * CHUNK + lane[:, None]
+        chunk = (pair * capacity + row // CHUNK) * (CHUNK * DIM)
+        target = (chunk + row % CHUNK)[:, None] + dim[None, :] * CHUNK
     else:
         target = target[:, None] * DIM + dim[None, :]
     tl.store(values + target, x.to(values.dtype.element_ty), mask=inside[:, None])

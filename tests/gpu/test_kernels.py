@@ -58,6 +58,13 @@ def problem(heads, length, query_blocks, key_blocks, dim, dtype, *, batch=1, den
     return (q, k, v), plan
 
 
+def pool(k, v, plan):
+    """The means of the key blocks as a tail."""
+    order = plan["key_tokens"], plan["key_offsets"], plan["key_index"]
+    sizes = plan["key_offsets"].diff(dim=1)[plan["key_index"]]
+    return Tail(*(block_mean(x, *order, backend="reference") for x in (k, v)), sizes.float().log())
+
+
 @pytest.mark.parametrize("with_tail", [False, True])
 @pytest.mark.parametrize("dim", [64, 128])
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -65,10 +72,7 @@ def problem(heads, length, query_blocks, key_blocks, dim, dtype, *, batch=1, den
 def test_attention_is_as_exact_as_plain_half_precision(heads, length, query_blocks, key_blocks, dim, dtype, with_tail):
     (q, k, v), plan = problem(heads, length, query_blocks, key_blocks, dim, dtype)
     if with_tail:
-        order = plan["key_tokens"], plan["key_offsets"], plan["key_index"]
-        sizes = plan["key_offsets"].diff(dim=1)[plan["key_index"]]
-        pooled = (block_mean(x, *order, backend="reference") for x in (k, v))
-        plan["tail"] = Tail(*pooled, sizes.float().log())
+        plan["tail"] = pool(k, v, plan)
     scale = dim**-0.5
     out, lse = block_sparse_attention(q, k, v, **plan, scale=scale, return_lse=True, backend="triton")
     exact, exact_lse = block_sparse_attention(
@@ -96,10 +100,7 @@ def eight_bit_formats():
 def test_8_bit_attention_is_what_the_reference_says(heads, length, query_blocks, key_blocks, dim, dtype, with_tail):
     (q, k, v), plan = problem(heads, length, query_blocks, key_blocks, dim, dtype)
     if with_tail:
-        order = plan["key_tokens"], plan["key_offsets"], plan["key_index"]
-        sizes = plan["key_offsets"].diff(dim=1)[plan["key_index"]]
-        pooled = (block_mean(x, *order, backend="reference") for x in (k, v))
-        plan["tail"] = Tail(*pooled, sizes.float().log())
+        plan["tail"] = pool(k, v, plan)
     for formats in eight_bit_formats():
         (out, _), (expected, _) = (
             block_sparse_attention(q, k, v, **plan, formats=formats, scale=dim**-0.5, backend=backend)

@@ -7,6 +7,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from dit_accel.kernels import gather, kmeans
 from dit_accel.kernels.block_mean import block_mean
 from dit_accel.kernels.block_sparse_attention import block_sparse_attention
+from dit_accel.kernels.group import group
 from dit_accel.kernels.quantise import FP8, INT8, key_shift
 from dit_accel.kernels.top_p import select_blocks
 from dit_accel.tests.support.memory import LiveMemory
@@ -37,7 +38,7 @@ def test_the_reference_has_static_shapes_and_no_square_tensor(return_lse):
                 backend="reference",
             )
             centroids = q[:, :, :1000]
-            kmeans.assign(q, centroids, backend="reference")
+            group(kmeans.assign(q, centroids, backend="reference"), 1000, backend="reference")
             block_mean(q, order, offsets[1000], index, empty=centroids, backend="reference")
             scores, sizes = torch.empty(1, heads, 300, 1000), offsets[1000][None].diff(dim=-1)
             select_blocks(scores, sizes, top_p=0.9, floor=0, max_density=1, backend="reference")
