@@ -17,6 +17,7 @@ AMBIGUOUS = "another sequence is as long as the video's"
 IMAGE = "image model"
 FRAME_BY_FRAME = "attention frame by frame"
 CACHED_KEYS = "keys of earlier frames in a cache"
+DENSE_FASTER = "dense is faster here, by the cost model"
 STRIDED = "strided head dimension"
 
 # Calls that are no self-attention over the video's tokens.

@@ -7,8 +7,9 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 from .budget import PRESETS, Budget
+from .gate import Gate
 from .planners import PATTERNS
-from .reasons import NOT_SELF_ATTENTION
+from .reasons import DENSE_FASTER, NOT_SELF_ATTENTION
 from .schedule import SigmaWindow
 from .state import StaticPlans, TensorCache
 from .statistics import ForwardStatistics, RunSummary
@@ -16,7 +17,7 @@ from .statistics import ForwardStatistics, RunSummary
 
 @dataclass(frozen=True)
 class Settings:
-    """What the node asks for. precision and guard are accepted and do not act yet."""
+    """What the node asks for. guard is accepted and does not act yet."""
 
     pattern: str = "svg2"
     precision: str = "auto"
@@ -32,13 +33,16 @@ class Run:
     dense_reason: set when something failed for good; the rest of the run is then dense.
     """
 
-    def __init__(self, settings: Settings, budget: Budget, window: SigmaWindow, model: str) -> None:
+    def __init__(
+        self, settings: Settings, budget: Budget, window: SigmaWindow, model: str, gate: Gate | None = None
+    ) -> None:
         self.settings = settings
         self.budget = budget
         self.window = window
         self.dense_reason: str | None = None
         self.cache = TensorCache()
         self.static = StaticPlans()
+        self.gate = Gate() if gate is None else gate
         self._model = model
         self._lock = threading.Lock()
         self._forwards = 0
@@ -66,6 +70,7 @@ class Run:
             self._dense += forward.dense
             self._expected += forward.expected
             self._sums = [a + b for a, b in zip(self._sums, sums, strict=True)]
+            self.gate.learn(forward.measured)
 
     def close(self) -> RunSummary:
         """Frees the state and sums the run up."""
@@ -108,6 +113,10 @@ class Run:
             notes.append(
                 f"only {reached} of {self._expected} video self-attention calls came by: another node skips their "
                 "blocks, adds tokens or computes them itself"
+            )
+        if self.gate.predicted:
+            notes.append(
+                f"'{DENSE_FASTER}' rests on published rates of the chip: `dit-accel bench gate` measures this card"
             )
         if self.cache.refused:
             notes.append(f"{self.cache.refused} plans did not fit the cluster cache and are made afresh each time")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import time
 from collections import Counter
+from collections.abc import Hashable
 from dataclasses import dataclass, field
 
 import torch
@@ -38,12 +39,15 @@ class Stopwatch:
 class ForwardStatistics:
     """Calls of one model evaluation. Densities stay on the device until `read`.
 
-    sparse: calls by backend. dense: calls by reason. expected: self-attention calls that the family row announces.
+    sparse: calls by backend, "triton 8-bit" apart from "triton". dense: calls by reason. expected: self-attention
+    calls that the family row announces. measured: density of each sparse call by its key, filled by `read`.
     """
 
     sparse: Counter[str] = field(default_factory=Counter)
     dense: Counter[str] = field(default_factory=Counter)
     expected: int = 0
+    measured: dict[Hashable, float] = field(default_factory=dict)
+    _keys: list[Hashable] = field(default_factory=list)
     _densities: list[torch.Tensor] = field(default_factory=list)
     _capped: list[torch.Tensor] = field(default_factory=list)
     _watches: list[Stopwatch] = field(default_factory=list)
@@ -53,9 +57,11 @@ class ForwardStatistics:
         """A forward that we left alone; a model of unknown family counts as one call."""
         return cls(dense=Counter({reason: max(calls, 1)}), expected=calls)
 
-    def record(self, plan: SparsePlan, watch: Stopwatch, backend: str) -> None:
-        """One sparse call, with a stopwatch marked at its start, after planning and after execution."""
+    def record(self, plan: SparsePlan, watch: Stopwatch, backend: str, key: Hashable = None) -> None:
+        """One sparse call, with a stopwatch marked at its start, after planning and after execution. key: the call's
+        identity in the run."""
         self.sparse[backend] += 1
+        self._keys.append(key)
         self._densities.append(plan.density())
         if plan.capped is not None:
             self._capped.append(plan.capped.float().mean())
@@ -67,9 +73,10 @@ class ForwardStatistics:
         if not self._densities:
             return 0.0, 0.0, 0.0, 0.0
         capped = torch.stack(self._capped).sum() if self._capped else torch.zeros_like(self._densities[0])
-        density, capped = torch.stack([torch.stack(self._densities).sum(), capped]).tolist()
+        *densities, capped = torch.stack([*self._densities, capped]).tolist()
+        self.measured = dict(zip(self._keys, densities, strict=True))
         laps = [watch.laps() for watch in self._watches]
-        return density, capped, sum(lap[0] for lap in laps), sum(lap[1] for lap in laps)
+        return sum(densities), capped, sum(lap[0] for lap in laps), sum(lap[1] for lap in laps)
 
 
 @dataclass(frozen=True)
@@ -117,7 +124,7 @@ class RunSummary:
 
 _LINE = re.compile(
     r"(?P<pattern>\w+) on (?P<model>[\w.]+), budget (?P<budget>[\w ()]+): (?P<sparse>\d+) sparse calls"
-    r"(?:; mean density (?P<density>[\d.]+), planning (?P<plan>\d+)% of their time, backend (?P<backend>[\w, ]+))?"
+    r"(?:; mean density (?P<density>[\d.]+), planning (?P<plan>\d+)% of their time, backend (?P<backend>[\w, -]+))?"
     r"(?:; max_density cut [^;]*)?; \d+ dense calls(?: \((?P<dense>.*? \d+)\)(?=; |$))?",
     re.MULTILINE,
 )

@@ -6,6 +6,7 @@ from pathlib import Path
 
 BUNDLED = Path(__file__).parents[2] / "workflows" / "models"
 FOLDER = "dit_accel"
+GATE = "gate"  # the folder in it for what `dit-accel bench gate` measured
 
 
 def register() -> None:
@@ -27,3 +28,12 @@ def own_folder() -> Path:
     import folder_paths
 
     return Path(folder_paths.get_folder_paths(FOLDER)[0])
+
+
+def gate_files() -> list[Path]:
+    """What `dit-accel bench gate` left in models/dit_accel/gate, or in other folders that ComfyUI knows for
+    dit_accel; nothing where it knows none."""
+    import folder_paths
+
+    folders = folder_paths.folder_names_and_paths.get(FOLDER, ([],))[0]
+    return [file for folder in folders for file in sorted(Path(folder, GATE).glob("*.json"))]

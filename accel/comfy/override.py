@@ -14,8 +14,10 @@ import torch
 from ...kernels import registry
 from ..attention import executor, reasons
 from ..attention.call import AttentionCall
+from ..attention.costs import Size
 from ..attention.layout import TokenLayout
 from ..attention.planners import PATTERNS
+from ..attention.precision import REFERENCE_CHIP, choose_formats
 from ..attention.run import Run
 from ..attention.state import LayerMemory
 from ..attention.statistics import ForwardStatistics, Stopwatch
@@ -110,6 +112,8 @@ def attention_override(
     backend, problem = _backend(forward.run.settings.fallback, queries)
     if backend is None:
         return dense(f"{reasons.NO_KERNEL}: {problem}")
+    if backend == "triton" and _dense_is_faster(forward, layer, queries):
+        return dense(reasons.DENSE_FASTER)
 
     try:
         with pause_malloc_graph(), torch.cuda.device_of(queries):
@@ -173,6 +177,24 @@ def _backend(fallback: str, q: torch.Tensor) -> tuple[str | None, str]:
     return backend, problem
 
 
+def _dense_is_faster(forward: Forward, layer: Hashable, q: torch.Tensor) -> bool:
+    """What the run's gate says of q [B, H, N, D]. reference and error ask for the sparse result whatever it costs."""
+    run, settings = forward.run, forward.run.settings
+    if settings.fallback != "dense":
+        return False
+    batch, heads, tokens, dim = q.shape
+    size = Size(batch * heads, tokens, forward.layout.video, dim)
+    return run.gate.dense_is_faster(
+        (layer, tokens),
+        size,
+        q.device,
+        settings.pattern,
+        run.budget,
+        settings.precision,
+        warm=bool(forward.branches),
+    )
+
+
 def _sparse(forward: Forward, layer: Hashable, q, k, v, scale: float | None, backend: str) -> torch.Tensor:
     """Plan and run one call; q, k, v and the result are [B, H, N, D]."""
     scale = q.shape[-1] ** -0.5 if scale is None else scale
@@ -193,7 +215,10 @@ def _sparse(forward: Forward, layer: Hashable, q, k, v, scale: float | None, bac
     )
     plan = PATTERNS[settings.pattern].plan(attention, forward.run.budget)
     watch.mark()
-    out = executor.execute(q, k, v, plan, scale=scale, backend=backend)
+    chip = registry.architecture(q.device) if backend == "triton" else REFERENCE_CHIP
+    faster = forward.run.gate.faster_at_8_bit(q.device)
+    formats = choose_formats(settings.precision, settings.pattern, forward.run.budget, chip, faster)
+    out = executor.execute(q, k, v, plan, formats=formats, scale=scale, backend=backend)
     watch.mark()
-    forward.statistics.record(plan, watch, backend)
+    forward.statistics.record(plan, watch, backend if formats is None else f"{backend} 8-bit", (layer, q.shape[2]))
     return out

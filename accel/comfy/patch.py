@@ -6,12 +6,14 @@ import logging
 from collections import deque
 
 from ..attention import reasons
+from ..attention.gate import Gate
 from ..attention.layout import TokenLayout
 from ..attention.run import Run, Settings
 from ..attention.schedule import SigmaWindow, full_steps
 from ..attention.statistics import ForwardStatistics, RunSummary
 from .compat import is_compiled, layers_with_own_backend, other_sparse_attention
 from .families import ForwardInputs, family_of
+from .models import gate_files
 from .numbering import number_blocks, places_move
 from .override import FORWARD_KEY, OVERRIDE_KEY, Forward, uncompiled_override
 
@@ -77,6 +79,8 @@ class Patch:
             )
 
     def _start(self, model_patcher, sigmas) -> Run:
+        from ..attention.fits import read_fits
+
         network = diffusion_model(model_patcher.model)
         layers = layers_with_own_backend(network)
         if layers:
@@ -92,6 +96,7 @@ class Patch:
             budget,
             SigmaWindow.of(budget, lambda percent: float(percent_to_sigma(percent))),
             type(network).__name__,
+            Gate(read_fits(gate_files())),
         )
 
     def apply_model(self, executor, x, t, c_concat, c_crossattn, control, transformer_options, **kwargs):

@@ -4,6 +4,7 @@ import importlib
 
 import pytest
 
+from dit_accel.accel.comfy import override
 from dit_accel.kernels import registry
 
 LAUNCHES = [
@@ -14,12 +15,16 @@ LAUNCHES = [
     ("triton_gather", "launch_lists"),
     ("triton_block_sparse_attention", "launch"),
     ("triton_compensation_error", "launch"),
+    ("triton_quantise", "launch"),
+    ("triton_group", "launch"),
 ]
-KMEANS, ERROR = ("triton_kmeans", "launch_assign"), ("triton_compensation_error", "launch")
-USED = {
-    "svg_ear": set(LAUNCHES),
-    "svg2": set(LAUNCHES) - {ERROR},
-    **dict.fromkeys(("pooled", "window", "svg1"), set(LAUNCHES) - {KMEANS, ERROR}),
+CLUSTERS = {("triton_kmeans", "launch_assign"), ("triton_group", "launch")}
+ERROR = ("triton_compensation_error", "launch")
+GATHER, QUANTISE = ("triton_gather", "launch_gather"), ("triton_quantise", "launch")
+UNUSED = {
+    "svg_ear": set(),
+    "svg2": {ERROR},
+    **dict.fromkeys(("pooled", "window", "svg1"), CLUSTERS | {ERROR}),
 }
 
 
@@ -42,28 +47,34 @@ def launched(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("name", "pattern"),
-    [("wan t2v odd size", "svg2"), ("hunyuan 1", "svg2"), ("hunyuan 1", "svg_ear")]
-    + [("wan t2v odd size", name) for name in ("pooled", "window", "svg1")],
+    ("name", "pattern", "precision"),
+    [("wan t2v odd size", "svg2", "auto"), ("hunyuan 1", "svg2", "16-bit"), ("hunyuan 1", "svg_ear", "auto")]
+    + [("wan t2v odd size", name, "auto") for name in ("pooled", "window", "svg1")]
+    + [("hunyuan 1", "svg_ear", "8-bit"), ("wan t2v odd size", "svg2", "8-bit")],
 )
-def test_every_kernel_runs_and_agrees_with_the_reference(tiny, launched, monkeypatch, name, pattern):
+def test_every_kernel_runs_and_agrees_with_the_reference(tiny, launched, monkeypatch, name, pattern, precision):
     case = next(case for case in tiny.CASES if case.name == name)
     model = case.model()
-    sparse = tiny.sparse(model, pattern=pattern, top_p=0.5, floor=0.0, fallback="error")
+    # The interpreter has the formats of chips without FP8.
+    monkeypatch.setattr(override, "REFERENCE_CHIP", "interpreter")
+    label = " 8-bit" if precision == "8-bit" else ""
+    settings = {"pattern": pattern, "precision": precision, "top_p": 0.5, "floor": 0.0}
+    sparse = tiny.sparse(model, **settings, fallback="error")
     out = tiny.sample(sparse, case, steps=1, cfg=1.0)
     (run,) = tiny.history(sparse)
-    assert run.sparse == {"triton": case.calls}
+    assert run.sparse == {f"triton{label}": case.calls}
     assert 0.05 < run.density < 0.9
-    assert {kernel for kernel, count in launched.items() if count} == USED[pattern]
+    unused = UNUSED[pattern] | {GATHER if label else QUANTISE}
+    assert {kernel for kernel, count in launched.items() if count} == set(LAUNCHES) - unused
     assert all(count == 0 or count >= case.calls for count in launched.values()), launched
 
     monkeypatch.setattr(registry, "choose", lambda *_, **__: (None, "switched off"))
-    reference = tiny.sparse(model, pattern=pattern, top_p=0.5, floor=0.0)
+    reference = tiny.sparse(model, **settings)
     difference = out - tiny.sample(reference, case, steps=1, cfg=1.0)
-    if pattern == "svg_ear":
-        # Sums in another order may let one of two blocks win that err equally.
+    if pattern == "svg_ear" or label:
+        # Sums in another order may let one of two blocks win that err equally, or round to the next code.
         dropped = out - tiny.sample(model, case, steps=1, cfg=1.0)
         assert difference.norm() < 0.05 * dropped.norm()
     else:
         assert difference.abs().max() < 1e-4
-    assert tiny.history(reference)[0].sparse == {"reference": case.calls}
+    assert tiny.history(reference)[0].sparse == {f"reference{label}": case.calls}

@@ -144,7 +144,9 @@ CALL_PATH = [
         for name in (
             "call.py",
             "clusters.py",
+            "costs.py",
             "executor.py",
+            "gate.py",
             "layout.py",
             "plan.py",
             "select.py",

@@ -7,24 +7,33 @@ from typing import NamedTuple
 
 from ..budget import Budget
 from ..call import AttentionCall
+from ..costs import Planning
 from ..plan import SparsePlan
 from . import pooled, radial, svg1, svg2, svg_ear, window
 
 
 class Pattern(NamedTuple):
     """plan: chooses the key blocks of a call. token_order: whether the node's token_order changes its blocks. static:
-    whether its map depends on the layout alone, so that max_density is what it aims at."""
+    whether its map depends on the layout alone, so that max_density is what it aims at. error_of_dropped_mass: relative
+    L2 of the output for each unit of attention mass that is dropped, at the least: measured in tests/bench/results.
+    planning: what a call costs beside attention, for the gate."""
 
     plan: Callable[[AttentionCall, Budget], SparsePlan]
     token_order: bool = False
     static: bool = False
+    error_of_dropped_mass: float = 0.6
+    planning: Planning = Planning(means=2)
 
 
 PATTERNS = {
-    "svg2": Pattern(svg2.plan),
-    "svg_ear": Pattern(svg_ear.plan),
+    "svg2": Pattern(svg2.plan, planning=Planning(clusters=True)),
+    "svg_ear": Pattern(
+        svg_ear.plan,
+        error_of_dropped_mass=0.2,
+        planning=Planning(clusters=True, means=2, probe=True, tail=True),
+    ),
     "svg1": Pattern(svg1.plan, static=True),
     "radial": Pattern(radial.plan, static=True),
     "window": Pattern(window.plan, token_order=True, static=True),
-    "pooled": Pattern(pooled.plan, token_order=True),
+    "pooled": Pattern(pooled.plan, token_order=True, error_of_dropped_mass=0.45, planning=Planning(means=3, tail=True)),
 }

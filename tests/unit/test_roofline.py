@@ -1,0 +1,82 @@
+"""The roofline page: what the generator prints, and amounts that follow from the sizes alone."""
+
+from pathlib import Path
+
+import pytest
+
+from dit_accel.accel.attention.costs import Size, dense_work, plan_work, predicted_costs
+from dit_accel.accel.attention.planners import PATTERNS
+from dit_accel.accel.bench import roofline
+
+PAGE = Path(__file__).parents[2] / "kernels" / "ROOFLINE.md"
+MODELS = {model.name: model for model in roofline.MODELS}
+WAN = MODELS["Wan 2.1 14B, 720p, 81 frames"]
+H200, RTX_4090, _ = roofline.PEAKS
+
+
+def test_the_page_is_what_the_generator_prints():
+    assert PAGE.read_text("utf-8") == roofline.page()
+
+
+def test_the_readme_links_to_it():
+    assert "(kernels/ROOFLINE.md)" in (PAGE.parents[1] / "README.md").read_text("utf-8")
+
+
+def test_every_card_has_a_table_of_every_kernel_and_model():
+    page = roofline.page()
+    for peaks in roofline.PEAKS:
+        section = page.split(f"### {peaks.card.name}\n")[1].split("###")[0]
+        rows = [line for line in section.splitlines() if line.startswith("| ")]
+        assert len(rows) == 2 + len(roofline.kernels(WAN)) + len(roofline.CALLS)
+        assert all(line.count("|") == 2 + len(roofline.MODELS) for line in rows)
+
+
+@pytest.mark.parametrize(
+    ("name", "tokens", "heads", "dense"), [(0, 75_600, 40, 117.1), (1, 32_760, 40, 22.0), (2, 119_056, 24, 174.2)]
+)
+def test_the_sizes_are_the_published_ones(name, tokens, heads, dense):
+    model = roofline.MODELS[name]
+    assert (model.tokens, model.heads) == (tokens, heads)
+    assert roofline.kernels(model)["dense attention"].matrix == pytest.approx(dense, rel=0.005)
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_page_and_gate_count_the_same_work(model):
+    model = MODELS[model]
+    work = roofline.kernels(model)
+    size = Size(model.heads, model.tokens, model.video, roofline.DIM)
+    assert work["dense attention"].matrix == pytest.approx(dense_work(size).dense)
+    one_round = plan_work(size, PATTERNS["svg2"].planning, 1)
+    assert work["k-means assign, Q and K, a round"].half == pytest.approx(one_round.assign)
+    assert work["compensation error"].half == pytest.approx(
+        plan_work(size, PATTERNS["svg_ear"].planning, 0).assign, rel=1e-9
+    )
+    expected = work["dense attention"].bounds(RTX_4090, at_peak=False)["matrix"]
+    assert expected == pytest.approx(dense_work(size).milliseconds(predicted_costs("sm_89")), rel=1e-6)
+
+
+def test_attention_by_hand():
+    work = roofline.kernels(WAN)
+    sixteen, eight = work["sparse attention, 16 bits"], work["sparse attention, INT8 and FP8"]
+    # 117.06 TFLOP x density 0.3 x (1 + 64 * 295 / 75600) x (1 + 8 * 994 / 75600)
+    assert sixteen.half == pytest.approx(117.06 * 0.3 * 1.2497 * 1.1052, rel=0.001)
+    assert eight.matrix == pytest.approx(sixteen.matrix)
+    assert roofline.milliseconds(sixteen, H200, at_peak=True) == pytest.approx(1e3 * sixteen.half / 989.4)
+    assert roofline.milliseconds(eight, RTX_4090, at_peak=True) == pytest.approx(
+        1e3 * sixteen.half / 2 * (1 / 660.6 + 1 / 330.3)
+    )
+    # K and V at 774 MB: read, and written with 8 rows more for each of 994 clusters; 12 MB of token numbers for each.
+    gather = work["gather, K and V"]
+    assert gather.bytes == pytest.approx(2 * 0.7741 * (1 + 1.1052) + 2 * 0.0121, rel=0.001)
+    assert roofline.milliseconds(gather, H200, at_peak=True) == pytest.approx(gather.bytes / 4.8)
+
+
+@pytest.mark.parametrize("peaks", roofline.PEAKS, ids=lambda peaks: peaks.card.name)
+def test_expected_is_never_faster_than_the_peak_and_names_its_unit(peaks):
+    for model in roofline.MODELS:
+        for name, work in roofline.kernels(model).items():
+            at_peak, expected = (roofline.milliseconds(work, peaks, at_peak=at) for at in (True, False))
+            assert 0 < at_peak < expected, name
+            unit = max((bounds := work.bounds(peaks, at_peak=False)), key=bounds.get)
+            assert unit == {"gather, K and V": "memory", "map selection": "vector"}.get(name, unit)
+            assert name not in ("dense attention", "sparse attention, 16 bits") or unit == "matrix"
