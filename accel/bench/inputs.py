@@ -12,6 +12,7 @@ from torch import Tensor
 from ..attention.layout import TokenLayout
 from .captures import read, sha256
 from .clip import FRAMES, read_frames
+from .drawn import drawn_frames
 
 # Wan at 720p and 81 frames: 21 x 45 x 80 tokens. Other lengths keep these proportions.
 FULL_GRID = (21, 45, 80)
@@ -62,9 +63,23 @@ def video_inputs(clip: Path, tokens: int, heads: int, head_dim: int, seed: int =
 
     Queries and keys share half of their projection: like attends to like, as in trained models.
     """
-    t, h, w = grid_for(tokens)
-    frames = read_frames(clip, [index * FRAMES // t for index in range(t)], h * PATCH, w * PATCH)
-    patches = torch.nn.functional.pixel_unshuffle(frames, PATCH).permute(0, 2, 3, 1).reshape(t * h * w, -1)
+    grid = grid_for(tokens)
+    frames = read_frames(clip, [index * FRAMES // grid[0] for index in range(grid[0])], *_pixels(grid))
+    return _project(frames, grid, heads, head_dim, seed, "projections of Big Buck Bunny")
+
+
+def drawn_inputs(grid: tuple[int, int, int], heads: int, head_dim: int, seed: int = 0) -> Inputs:
+    """As `video_inputs`, of a drawn clip: any grid, and no video is needed."""
+    return _project(drawn_frames(grid[0], *_pixels(grid)), grid, heads, head_dim, seed, "projections of a drawn clip")
+
+
+def _pixels(grid: tuple[int, int, int]) -> tuple[int, int]:
+    return grid[1] * PATCH, grid[2] * PATCH
+
+
+def _project(frames: Tensor, grid: tuple[int, int, int], heads: int, head_dim: int, seed: int, source: str) -> Inputs:
+    tokens = math.prod(grid)
+    patches = torch.nn.functional.pixel_unshuffle(frames, PATCH).permute(0, 2, 3, 1).reshape(tokens, -1)
     patches = (patches - patches.mean(0)) / patches.std(0)
 
     generator = torch.Generator().manual_seed(seed)
@@ -75,11 +90,11 @@ def video_inputs(clip: Path, tokens: int, heads: int, head_dim: int, seed: int =
 
     features = torch.nn.functional.gelu(project(patches, FEATURES))
     shared, q, k, v = (project(features, heads * head_dim) for _ in range(4))
-    q, k, v = (x.view(t * h * w, heads, head_dim).transpose(0, 1)[None] for x in (q + shared, k + shared, v))
-    angles = _angles((t, h, w), head_dim)
+    q, k, v = (x.view(tokens, heads, head_dim).transpose(0, 1)[None] for x in (q + shared, k + shared, v))
+    angles = _angles(grid, head_dim)
     q, k = (_rotate(_normalise(x), angles).contiguous() for x in (q, k))
     v = v.contiguous()
-    return Inputs(q, k, v, TokenLayout((t, h, w)), sha256(q, k, v), "projections of Big Buck Bunny")
+    return Inputs(q, k, v, TokenLayout(grid), sha256(q, k, v), source)
 
 
 def _normalise(x: Tensor) -> Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import importlib.util
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -12,20 +12,16 @@ import torch
 from torch import Tensor
 
 from ..attention import executor
-from ..attention.budget import Budget
 from ..attention.call import AttentionCall
 from ..attention.clusters import spread
 from ..attention.plan import SparsePlan
 from ..attention.planners import PATTERNS
 from ..attention.select import make_tail
 from ..attention.state import LayerMemory, StaticPlans, TensorCache
-from .attention import relative_error
+from .case import relative_error
+from .density import bisect, plan_at
 from .inputs import Inputs
 
-# Bisection steps for the dial (top_p, or Sol-Attn's tau) that gives a density.
-STEPS = 9
-# A pattern whose blocks are too coarse to come nearer to a density than this part of it has no row there.
-LEAST = 0.85
 ROWS = 128
 SOL_BLOCK = 64
 SOL_HEAD_DIM = 128
@@ -92,37 +88,6 @@ def judge(
     return rows
 
 
-def plan_at(make_call: Callable[[], AttentionCall], pattern: str, density: float) -> SparsePlan | None:
-    """The densest plan of `pattern` that does not exceed `density`, or None where even the densest has less than
-    LEAST of it. Every trial is a run's first call."""
-    row = PATTERNS[pattern]
-
-    def at(dial: float) -> tuple[SparsePlan, float]:
-        budget = Budget(top_p=1.0, floor=0.0, max_density=dial) if row.static else Budget(top_p=dial, floor=0.0)
-        plan = row.plan(make_call(), budget)
-        return plan, plan.density().item()
-
-    return _bisect(at, 0.01 if row.static else 0.05, 1.0, density)
-
-
-def _bisect(at: Callable[[float], tuple[Any, float]], low: float, high: float, density: float) -> Any | None:
-    """The result of `at` for the highest dial whose density does not exceed `density`; density grows with the dial."""
-    best, reached = at(high)
-    if reached <= density:
-        return best
-    best, reached = at(low)
-    if reached > density:
-        return None
-    for _ in range(STEPS):
-        middle = (low + high) / 2
-        trial, found = at(middle)
-        if found <= density:
-            low, best, reached = middle, trial, found
-        else:
-            high = middle
-    return best if reached >= LEAST * density else None
-
-
 def kept_mass(q: Tensor, k: Tensor, plan: SparsePlan, scale: float, rows: int = ROWS) -> float:
     """Share of the true attention mass that the kept blocks hold, 0..1: mean over heads and `rows` queries spread
     over the sequence."""
@@ -160,20 +125,26 @@ def judge_sol_attn(inputs: Inputs, densities: Sequence[float], *, device: str) -
     exact = torch.nn.functional.scaled_dot_product_attention(q.float(), k.float(), v.float())
     rows = []
     for density in densities:
-        # A higher tau keeps less, so the dial runs backwards.
-        dial = _bisect(lambda minus_tau: (minus_tau, sol_density(q, k, -minus_tau)), -8.0, 8.0, density)
-        if dial is None:
+        tau = sol_tau(q, k, density)
+        if tau is None:
             continue
         for tail in (False, True):
             # One head at a time: the reference that runs without a GPU holds a square of scores.
             parts = [
-                comfy_kitchen.sol_attn(*(x[:, h : h + 1].transpose(1, 2) for x in (q, k, v)), tau=-dial, tail=tail)
+                comfy_kitchen.sol_attn(*(x[:, h : h + 1].transpose(1, 2) for x in (q, k, v)), tau=tau, tail=tail)
                 for h in range(q.shape[1])
             ]
             out = torch.cat([part.transpose(1, 2) for part in parts], dim=1)
             found = {"source": "sol_attn", "asked_density": density, "tail": tail, "mass": None}
-            rows.append(found | {"density": sol_density(q, k, -dial), "error": relative_error(out, exact)})
+            rows.append(found | {"density": sol_density(q, k, tau), "error": relative_error(out, exact)})
     return rows
+
+
+def sol_tau(q: Tensor, k: Tensor, density: float) -> float | None:
+    """The lowest tau whose density does not exceed `density`, or None where blocks of 64 tokens cannot go as low."""
+    # A higher tau keeps less, so the dial runs backwards.
+    dial = bisect(lambda minus_tau: (minus_tau, sol_density(q, k, -minus_tau)), -8.0, 8.0, density)
+    return None if dial is None else -dial
 
 
 def sol_density(q: Tensor, k: Tensor, tau: float) -> float:

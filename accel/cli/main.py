@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from . import Problem
+from .bench_inputs import add_input_options
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -55,18 +56,28 @@ def _parser() -> argparse.ArgumentParser:
     bench = commands.add_parser("bench", help="tables of times and errors")
     subjects = bench.add_subparsers(required=True, metavar="subject")
     attention = subjects.add_parser("attention", help="sparse attention beside dense attention")
-    attention.add_argument(
-        "--tokens", type=_positive, nargs="+", default=[1024, 4096], help="sequence lengths, met approximately"
-    )
-    attention.add_argument("--heads", type=_positive, default=2)
-    attention.add_argument("--head-dim", type=int, choices=(64, 128), default=128)
+    add_input_options(attention, _positive, _grid)
     attention.add_argument("--pattern", nargs="+", default=None, help="patterns (default: all)")
-    attention.add_argument("--top-p", type=_mass, default=0.9, help="attention mass to keep, 0.05 to 1 (default 0.9)")
-    attention.add_argument("--max-density", type=_density, default=1.0, help="most of the keys to keep (default 1)")
-    attention.add_argument("--capture", type=Path, help="measure on what `dit-accel capture` wrote, not on --tokens")
-    attention.add_argument("--repeats", type=_positive, default=5, help="timed runs; the median is shown")
-    attention.add_argument("--json", type=Path, help="write the rows, the inputs' hashes and the machine here")
+    attention.add_argument("--density", type=_density, nargs="+", help="densities to bring every pattern to, 0.01 to 1")
+    attention.add_argument("--top-p", type=_mass, default=0.9, help="without --density: mass to keep (default 0.9)")
+    attention.add_argument("--max-density", type=_density, default=1.0, help="without --density: most keys (default 1)")
+    attention.add_argument(
+        "--precision", nargs="+", choices=("16-bit", "8-bit"), default=["16-bit"], help="8-bit: as the chip can"
+    )
+    attention.add_argument("--no-baselines", action="store_true", help="leave out other people's attention")
+    _add_row_options(attention)
     attention.set_defaults(run=_bench_attention)
+
+    planning = subjects.add_parser("planning", help="what every step of planning takes, beside dense attention")
+    add_input_options(planning, _positive, _grid)
+    planning.add_argument("--pattern", nargs="+", default=None, help="patterns (default: all)")
+    planning.add_argument("--density", type=_density, nargs="+", default=[0.3], help="0.01 to 1 (default 0.3)")
+    _add_row_options(planning)
+    planning.set_defaults(run=_bench_planning)
+
+    show = subjects.add_parser("show", help="prints the tables of files that attention and planning wrote")
+    show.add_argument("files", type=Path, nargs="+")
+    show.set_defaults(run=_bench_show)
 
     quality = subjects.add_parser("quality", help="every pattern's error at equal density, on captures")
     quality.add_argument("--capture", type=Path, nargs="+", required=True, help="files that `dit-accel capture` wrote")
@@ -82,6 +93,11 @@ def _parser() -> argparse.ArgumentParser:
     _add_clip_options(video)
     video.add_argument("--json", type=Path, help="write every row and the machine here")
     video.set_defaults(run=_bench_video)
+
+    gate = subjects.add_parser("gate", help="measures this card for the gate: which calls stay dense")
+    gate.add_argument("--repeats", type=_positive, default=10, help="timed runs; the median counts (default 10)")
+    gate.add_argument("--json", type=Path, help="the file to write (default: in ComfyUI's models/dit_accel/gate)")
+    gate.set_defaults(run=_bench_gate)
     return parser
 
 
@@ -92,11 +108,26 @@ def _add_clip_options(command: argparse.ArgumentParser) -> None:
     command.add_argument("--pattern", nargs="+", help="patterns (default: all)")
 
 
+def _add_row_options(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--repeats", type=_positive, help="runs in each of the two medians (default 20 on a GPU, else 3)"
+    )
+    command.add_argument("--json", type=Path, help="written after every row, with the inputs' hashes and the machine")
+    command.add_argument("--resume", action="store_true", help="keep the rows that --json has, and measure the others")
+
+
 def _positive(text: str) -> int:
     value = int(text)
     if value < 1:
         raise argparse.ArgumentTypeError(f"expected 1 or more, found {value}")
     return value
+
+
+def _grid(text: str) -> tuple[int, int, int]:
+    sizes = text.split("x")
+    if len(sizes) != 3 or not all(size.isdecimal() and int(size) for size in sizes):
+        raise argparse.ArgumentTypeError(f"expected frames x height x width in tokens such as 21x45x80, found {text}")
+    return tuple(map(int, sizes))
 
 
 def _index(text: str) -> int:
@@ -151,8 +182,26 @@ def _bench_attention(options: argparse.Namespace) -> int:
     return run(options)
 
 
+def _bench_planning(options: argparse.Namespace) -> int:
+    from .bench_planning import run
+
+    return run(options)
+
+
+def _bench_show(options: argparse.Namespace) -> int:
+    from .bench_show import run
+
+    return run(options)
+
+
 def _bench_video(options: argparse.Namespace) -> int:
     from .bench_video import run
+
+    return run(options)
+
+
+def _bench_gate(options: argparse.Namespace) -> int:
+    from .bench_gate import run
 
     return run(options)
 

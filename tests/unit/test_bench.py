@@ -2,13 +2,15 @@
 
 import json
 import math
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 
 from dit_accel.accel.attention.budget import Budget
-from dit_accel.accel.bench import attention, inputs
+from dit_accel.accel.bench import attention, inputs, timing
+from dit_accel.accel.bench.case import Case
 from dit_accel.accel.bench.clip import find_clip
 from dit_accel.accel.cli.main import main
 
@@ -68,32 +70,115 @@ def test_rotary_positions_depend_on_distance_only():
     assert (score((0, 1, 2), (1, 2, 4)) - score((0, 0, 0), (0, 0, 0))).abs() > 1e-3
 
 
-def test_error_is_that_of_the_timed_output(small, monkeypatch):
-    def row():
-        return attention.measure(small, "svg2", budget=Budget(), repeats=1, device="cpu", backend="reference")
+@pytest.fixture(scope="module")
+def case(small):
+    return Case(small, device="cpu", backend="reference", repeats=1)
 
-    honest = row()
+
+def row_of(case, budget, formats=None, asked_density=None):
+    return attention.measure(attention.plan_timed(case, "svg2", budget, "asked", asked_density), formats)
+
+
+def test_error_is_that_of_the_timed_output(case, monkeypatch):
+    honest = row_of(case, Budget())
     assert 0.05 < honest["density"] < 0.9
     assert 0 < honest["error"] < 0.5
     assert honest["dense_error"] < 1e-6
-    assert honest["inputs_sha256"] == small.sha256
+    assert honest["valid"] and honest["remark"] == ""
+    assert honest["inputs_sha256"] == case.inputs.sha256
     assert [honest[name] for name in ("top_p", "floor", "max_density", "repeats")] == [0.9, 0.05, 1.0, 1]
     # A wrong kernel must show: the bench measures what it timed, not a second computation.
-    monkeypatch.setattr(attention.executor, "execute", lambda q, k, v, plan, **_: torch.zeros_like(q))
-    assert row()["error"] == pytest.approx(1.0)
+    outs = iter([torch.ones_like(case.q)] * 4 + [torch.zeros_like(case.q)])
+    monkeypatch.setattr(attention.executor, "execute", lambda q, k, v, plan, **_: next(outs))
+    assert row_of(case, Budget())["error"] == pytest.approx(1.0)
 
 
-def test_everything_kept_is_exact(small):
-    row = attention.measure(small, "svg2", budget=Budget(top_p=1.0), repeats=1, device="cpu", backend="reference")
+def test_everything_kept_is_exact(case):
+    row = row_of(case, Budget(top_p=1.0))
     assert row["density"] == pytest.approx(1.0)
     assert row["error"] < 1e-4
+
+
+def test_useful_flops_count_kept_pairs_and_the_kernel_alone(case):
+    row = row_of(case, Budget())
+    pairs = row["density"] * 2 * case.layout.total**2
+    assert row["useful_flops"] == pytest.approx(4 * pairs * 64 / row["kernel_ms"] * 1000)
+
+
+def test_the_8_bit_formats_are_executed(case):
+    (formats,) = attention.formats_of(torch.device("cpu"))
+    plain, rounded = row_of(case, Budget(top_p=1.0)), row_of(case, Budget(top_p=1.0), formats)
+    assert (plain["formats"], rounded["formats"]) == ("float32", "int8 x float32")
+    assert plain["error"] < 1e-4 < rounded["error"] < 0.05
+
+
+def test_a_row_that_keeps_more_than_asked_is_invalid(case):
+    row = row_of(case, Budget(top_p=1.0), asked_density=0.9)
+    assert not row["valid"] and row["remark"] == "invalid: density 1.000 is more than 1.1 times 0.9"
+    assert row_of(case, Budget(top_p=1.0), asked_density=0.92)["valid"]
+
+
+def test_a_row_that_ran_dense_is_invalid(case, monkeypatch):
+    def dense(q, k, v, plan, *, formats, scale, backend):
+        return torch.nn.functional.scaled_dot_product_attention(q, k, v, scale=scale)
+
+    monkeypatch.setattr(attention.executor, "execute", dense)
+    row = row_of(case, Budget())
+    assert row["sparse_share"] == 0 and not row["valid"]
+    assert "only 0% of the call ran sparse" in row["remark"]
+
+
+def test_the_sparse_kernel_is_seen_where_triton_runs():
+    """The interpreter stands in for the device: its call goes through the same operator."""
+    small = inputs.drawn_inputs((2, 4, 8), heads=1, head_dim=64)
+    case = Case(small, device="cpu", backend="reference", repeats=1)
+    plan = attention.Planner(case, "window", Budget()).first()
+    run = partial(attention.executor.execute, case.q, case.k, case.v, plan, scale=case.scale)
+    assert attention.sparse_share(partial(run, backend="triton"), "triton") == 1
+    assert attention.sparse_share(partial(run, backend="reference"), "triton") == 0
+
+
+def test_two_medians_come_after_the_warm_up(monkeypatch):
+    monkeypatch.setitem(timing.WARM_UP, "cpu", 2)
+    runs = iter(range(100))
+
+    class Watch:
+        def __init__(self, device):
+            self.marks = []
+
+        def mark(self):
+            self.marks.append(next(seconds))
+
+        def laps(self):
+            return self.marks
+
+    seconds = iter([1, 2, 9, 4, 5, 60])
+    monkeypatch.setattr(timing, "Stopwatch", Watch)
+    assert timing.timed(lambda: next(runs), 3, torch.device("cpu")) == (7, 2000, 5000)
+
+
+def test_peak_memory_leaves_out_what_was_there_and_the_result(monkeypatch):
+    """torch's counters, played through: 100 bytes before, 160 at most, 16 of them the result."""
+    assert timing.peak_bytes(lambda: torch.zeros(4), torch.device("cpu")) is None
+    counts = {"memory_allocated": 100, "max_memory_allocated": 160}
+    for name in ("synchronize", "reset_peak_memory_stats", *counts):
+        monkeypatch.setattr(torch.cuda, name, lambda device, name=name: counts.get(name))
+    assert timing.peak_bytes(lambda: torch.zeros(4), torch.device("cuda")) == 44
+
+
+def test_drawn_tokens_are_all_different_and_reproducible():
+    drawn = inputs.drawn_inputs((3, 6, 10), heads=1, head_dim=64)
+    assert drawn.q.shape == (1, 1, 180, 64) and drawn.source == "projections of a drawn clip"
+    assert drawn.v[0, 0].unique(dim=0).shape[0] == 180
+    assert inputs.drawn_inputs((3, 6, 10), heads=1, head_dim=64).sha256 == drawn.sha256
 
 
 def test_command_prints_a_table_and_writes_json(clip, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     path = tmp_path / "rows.json"
     path.write_text("an older file")
-    assert main(["bench", "attention", "--tokens", "600", "--repeats", "1", "--json", str(path)]) == 0
+    arguments = ["--tokens", "600", "--repeats", "1", "--pattern", "svg2"]
+    assert main(["bench", "attention", *arguments, "--json", str(path)]) == 0
     assert list(tmp_path.iterdir()) == [path]
     text = capsys.readouterr().out
     assert "(no GPU)" in text and "show no speed-up" in text

@@ -6,9 +6,11 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from dit_accel.accel.attention.budget import Budget
 from dit_accel.accel.attention.layout import TokenLayout
 from dit_accel.accel.bench import captures
-from dit_accel.accel.bench.attention import measure
+from dit_accel.accel.bench.attention import measure, plan_timed
+from dit_accel.accel.bench.case import Case
 from dit_accel.accel.bench.inputs import captured_inputs
 from dit_accel.accel.cli.main import main
 
@@ -89,7 +91,8 @@ def test_the_bench_measures_on_the_captured_layout(tmp_path):
     path = tmp_path / "c.safetensors"
     captures.write(path, some(1), PROVENANCE)
     (inputs,) = captured_inputs(path)
-    row = measure(inputs, "svg2", top_p=1.0, repeats=1, device="cpu", backend="reference")
+    case = Case(inputs, device="cpu", backend="reference", repeats=1)
+    row = measure(plan_timed(case, "svg2", Budget(top_p=1.0), "top_p 1", None), None)
     assert row["tokens"] == LAYOUT.total
     assert row["inputs"] == "m.safetensors block 0 sigma 0.5"
     assert row["inputs_sha256"] == some(1)[0].sha256()

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from dit_accel.accel.attention.planners import PATTERNS
-from dit_accel.accel.cli import Problem, bench, capture, checks, demo, demo_graph, demo_report
+from dit_accel.accel.cli import Problem, bench_inputs, capture, checks, demo, demo_graph, demo_report
 from dit_accel.accel.cli.demo_run import Result
 from dit_accel.accel.cli.main import main
 from dit_accel.accel.cli.table import table
@@ -228,7 +228,7 @@ def test_output_is_checked_first(place, tmp_path, monkeypatch, capsys):
 
 @pytest.mark.parametrize("place", ["folder", "file/rows.json", "nothing/rows.json"])
 def test_json_is_checked_first(place, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(bench, "need_clip", lambda: pytest.fail("work began"))
+    monkeypatch.setattr(bench_inputs, "need_clip", lambda: pytest.fail("work began"))
     assert main(["bench", "attention", "--json", str(places(tmp_path) / place)]) == 1
     error = capsys.readouterr().err
     assert error.count("\n") == 1

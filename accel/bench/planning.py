@@ -1,0 +1,122 @@
+"""What planning costs: every step of every pattern, the gathers that its orders ask for, and k-means beside a peer."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from torch import Tensor
+
+from ...kernels.gather import chunk_layout, chunk_lists, gather_chunks
+from ...kernels.kmeans import assign
+from ..attention.budget import Budget
+from ..attention.clusters import KEYS, WARM_ITERATIONS, kmeans_clusters, sample_centroids
+from ..attention.plan import SparsePlan
+from .attention import Planner
+from .case import Case
+from .density import budget_at
+from .steps import step_medians
+from .timing import WARM_UP, timed
+
+Row = dict[str, Any]
+FIRST, LATER = "first", "later"
+OURS, PEER = "k-means", "flash-kmeans"
+
+
+def rows_of(
+    case: Case, patterns: Sequence[str], densities: Sequence[float], done: Callable[..., bool]
+) -> Iterator[Row]:
+    """One row for each pattern and density, of a run's first call and of a later one, and k-means by two hands.
+    done(**fields) says that there is a row with such fields, which is left out."""
+    for density in densities:
+        for pattern in patterns:
+            if done(pattern=pattern, asked_density=density):
+                continue
+            yield from pattern_rows(case, pattern, density)
+    for name, cluster in ((OURS, ours), (PEER, peer)):
+        if not done(pattern=name):
+            yield clustering_row(case, name, cluster)
+
+
+def pattern_rows(case: Case, pattern: str, density: float) -> Iterator[Row]:
+    """The steps of planning, each as two medians in milliseconds, `gathers` among them: they belong to the executor,
+    which needs them because of the plan's orders."""
+    row = case.about() | {"pattern": pattern, "asked_density": density}
+    found = budget_at(lambda: Planner(case, pattern, Budget()).call, pattern, density)
+    if found is None:
+        yield row | {"remark": "skipped: the pattern cannot give that density here"}
+        return
+    planner = Planner(case, pattern, found[0])
+    for call, plan in ((FIRST, planner.first), (LATER, planner.again)):
+        for _ in range(WARM_UP[case.device.type]):
+            last = plan()
+        steps, again = (step_medians(plan, case.repeats, case.device) for _ in range(2))
+        _, *gather_ms = timed(lambda last=last: gathers(case, last), case.repeats, case.device)
+        steps["gathers"], again["gathers"] = gather_ms
+        yield row | {
+            "call": call,
+            "density": last.density().item(),
+            "query_blocks": last.queries.blocks,
+            "key_blocks": last.keys.blocks,
+            "steps_ms": steps,
+            "steps_again_ms": again,
+            "dense_ms": case.dense.ms,
+            "remark": "",
+        }
+
+
+def gathers(case: Case, plan: SparsePlan) -> tuple[Tensor, ...]:
+    """What the executor prepares for a plan at 16 bits: the lists of kept chunks, and keys and values in chunks."""
+    keys = plan.keys
+    block, start, live = chunk_layout(keys.offsets, keys.tokens.shape[1])
+    lists = chunk_lists(plan.keep, block, live, keys.index, backend=case.backend)
+    chunks = (gather_chunks(x, keys.tokens, keys.index, start, live, backend=case.backend) for x in (case.k, case.v))
+    return *lists, *chunks
+
+
+def ours(tokens: Tensor, start: Tensor, backend: str) -> Callable[[], Tensor]:
+    """The pack's k-means: a function that returns centroids [B, H, C, D]."""
+    return lambda: kmeans_clusters(tokens, start, WARM_ITERATIONS, backend=backend).centroids
+
+
+def peer(tokens: Tensor, start: Tensor, backend: str) -> Callable[[], Tensor]:
+    """flash-kmeans on the same tokens from the same start, as many iterations. Raises ImportError without it."""
+    cluster = importlib.import_module("flash_kmeans").batch_kmeans_Euclid
+    flat, centroids = tokens.flatten(0, 1).contiguous(), start.flatten(0, 1).contiguous()
+
+    def run() -> Tensor:
+        found = cluster(flat, start.shape[2], max_iters=WARM_ITERATIONS, tol=0.0, init_centroids=centroids)
+        return found[1].view_as(start)
+
+    return run
+
+
+def clustering_row(case: Case, name: str, cluster: Callable) -> Row:
+    """WARM_ITERATIONS of k-means over the video's keys: its time, and the mean squared distance of a key to its
+    nearest centroid for the very centroids that were timed, relative to the keys' mean square."""
+    row = case.about() | {"pattern": name, "asked_density": None}
+    video = slice(case.layout.prefix, case.layout.prefix + case.layout.video)
+    tokens = case.k[:, :, video]
+    start = sample_centroids(tokens, KEYS.count(case.layout.video))
+    try:
+        out, ms, again_ms = timed(cluster(tokens, start, case.backend), case.repeats, case.device)
+    # A peer refuses with whatever its libraries raise.
+    except Exception as error:
+        return row | {"remark": f"skipped: {type(error).__name__}: {str(error).partition(chr(10))[0]}"}
+    return row | {
+        "call": LATER,
+        "clusters": start.shape[2],
+        "iterations": WARM_ITERATIONS,
+        "inertia": _inertia(tokens, out),
+        "steps_ms": {"clustering": ms},
+        "steps_again_ms": {"clustering": again_ms},
+        "dense_ms": case.dense.ms,
+        "remark": "",
+    }
+
+
+def _inertia(tokens: Tensor, centroids: Tensor) -> float:
+    labels = assign(tokens, centroids, backend="reference").long()
+    nearest = centroids.gather(2, labels[..., None].expand(tokens.shape)).float()
+    return ((tokens.float() - nearest).square().sum() / tokens.float().square().sum()).item()

@@ -1,0 +1,89 @@
+"""What the benches of speed run on: captures, the clip's projections, or those of a drawn clip."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from . import Problem
+from .checks import need_clip
+
+if TYPE_CHECKING:
+    from ..bench.inputs import Inputs
+
+PROJECTIONS_NOTE = (
+    "Inputs: patches of {clip} through fixed random projections, not a trained model's: `dit-accel capture` makes such."
+)
+CAPTURE_NOTE = "Inputs: what a trained model computed on real frames."
+
+
+def add_input_options(command: argparse.ArgumentParser, positive, grid) -> None:
+    """--capture, --drawn or --tokens, and what the latter two need. positive and grid are argparse types."""
+    source = command.add_mutually_exclusive_group()
+    source.add_argument("--capture", type=Path, nargs="+", help="files that `dit-accel capture` wrote")
+    source.add_argument("--drawn", type=grid, nargs="+", metavar="TxHxW", help="grids of tokens of a drawn clip")
+    source.add_argument(
+        "--tokens",
+        type=positive,
+        nargs="+",
+        default=[1024, 4096],
+        help="sequence lengths, met approximately, of Big Buck Bunny (default 1024 4096)",
+    )
+    command.add_argument("--heads", type=positive, default=2, help="of a clip's projections (default 2)")
+    command.add_argument("--head-dim", type=int, choices=(64, 128), default=128, help="likewise (default 128)")
+
+
+def need_inputs(options: argparse.Namespace) -> tuple[Iterable[Inputs], int]:
+    """The inputs that the options ask for, made one by one, and their head dimension. Raises Problem when something
+    is missing."""
+    _need("torch", "torch")
+    if options.capture:
+        found = _captured(options.capture)
+        print(CAPTURE_NOTE)
+        return found, found[0].q.shape[-1]
+    if options.drawn:
+        print(PROJECTIONS_NOTE.format(clip="a drawn clip"))
+        return _drawn(options), options.head_dim
+    _need("av", "PyAV")
+    clip = need_clip()
+    print(PROJECTIONS_NOTE.format(clip="the Big Buck Bunny clip"))
+    return _projected(options, clip), options.head_dim
+
+
+def _need(module: str, name: str) -> None:
+    if importlib.util.find_spec(module) is None:
+        raise Problem(f"{name} is missing; ComfyUI's requirements bring it: pip install -r requirements.txt there")
+
+
+def _captured(paths: list[Path]) -> list[Inputs]:
+    from ..bench.inputs import captured_inputs
+
+    found: list[Inputs] = []
+    for path in paths:
+        try:
+            found += captured_inputs(path)
+        except (ValueError, OSError) as error:
+            raise Problem(f"--capture: {error}") from error
+    head_dims = sorted({inputs.q.shape[-1] for inputs in found})
+    if len(head_dims) > 1:
+        raise Problem(f"--capture: expected files of one head dimension, found {head_dims}")
+    return found
+
+
+def _drawn(options: argparse.Namespace) -> Iterable[Inputs]:
+    from ..bench.inputs import drawn_inputs
+
+    return (drawn_inputs(grid, options.heads, options.head_dim) for grid in options.drawn)
+
+
+def _projected(options: argparse.Namespace, clip: Path) -> Iterable[Inputs]:
+    from ..bench.inputs import video_inputs
+
+    for tokens in options.tokens:
+        try:
+            yield video_inputs(clip, tokens, options.heads, options.head_dim)
+        except ValueError as error:
+            raise Problem(f"--{error}") from error

@@ -1,0 +1,21 @@
+"""`dit-accel bench show`: the tables of JSON files that the benches of speed wrote."""
+
+from __future__ import annotations
+
+import argparse
+
+from . import bench, bench_planning
+from .rows import read
+
+SHOW = {bench.KIND: (bench.show, bench.NOTE), bench_planning.KIND: (bench_planning.show, bench_planning.NOTE)}
+
+
+def run(options: argparse.Namespace) -> int:
+    """Prints every file's table under its name and machine. Raises Problem when a file is something else."""
+    for path in options.files:
+        report = read(path, "files", *SHOW)
+        show, note = SHOW[report["format"]]
+        for machine in dict.fromkeys(row["machine"] for row in report["rows"]):
+            rows = [row for row in report["rows"] if row["machine"] == machine]
+            print(f"{path.name}: {machine}\n\n{show(rows)}\n\n{note}\n")
+    return 0

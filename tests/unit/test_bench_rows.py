@@ -1,0 +1,161 @@
+"""The bench's file: whole after every row, gone on with where it was stopped, and shown as it was measured."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from dit_accel.accel.bench import sweep
+from dit_accel.accel.cli import bench
+from dit_accel.accel.cli.main import main
+
+ROOT = Path(__file__).resolve().parents[2]
+TINY = ["--drawn", "2x8x8", "--heads", "1", "--repeats", "1"]
+
+
+@pytest.fixture(autouse=True)
+def _no_gpu(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+
+
+def attention(path, *more):
+    return main(["bench", "attention", *TINY, "--pattern", "window", "pooled", "--json", str(path), *more])
+
+
+def rows(path):
+    return json.loads(path.read_text("utf-8"))["rows"]
+
+
+def names(path):
+    return [(row["pattern"], row.get("formats")) for row in rows(path)]
+
+
+def test_a_killed_run_keeps_its_rows_and_goes_on(tmp_path, monkeypatch, capsys):
+    path, measure, measured = tmp_path / "rows.json", sweep.measure, []
+
+    def killed(planned, formats):
+        if measured:
+            raise KeyboardInterrupt
+        measured.append(planned.pattern)
+        return measure(planned, formats)
+
+    monkeypatch.setattr(sweep, "measure", killed)
+    options = ["--density", "0.5", "--no-baselines", "--precision", "16-bit", "8-bit"]
+    with pytest.raises(KeyboardInterrupt):
+        attention(path, *options)
+    assert names(path) == [("window", "float32")]
+    assert list(tmp_path.iterdir()) == [path]
+
+    monkeypatch.setattr(
+        sweep, "measure", lambda planned, formats: measured.append(planned.pattern) or measure(planned, formats)
+    )
+    assert attention(path, *options, "--resume") == 0
+    assert measured == ["window", "window", "pooled", "pooled"]
+    every = [(pattern, formats) for pattern in ("window", "pooled") for formats in ("float32", "int8 x float32")]
+    assert names(path) == every
+    assert attention(path, *options, "--resume") == 0
+    assert len(measured) == 4
+    # Another density or machine is another row; without --resume all is measured again.
+    assert attention(path, *options, "--resume", "--density", "0.55") == 0
+    assert len(measured) == 8
+    monkeypatch.setattr("dit_accel.accel.cli.machine.PACK_VERSION", "another")
+    assert attention(path, *options, "--resume") == 0
+    assert len(measured) == 12
+    assert attention(path, *options) == 0
+    assert names(path) == every
+
+
+def test_a_row_of_ours_that_fails_is_shown_and_tried_again(tmp_path, monkeypatch, capsys):
+    path, measure = tmp_path / "rows.json", sweep.measure
+
+    def fail(planned, formats):
+        if planned.pattern == "window":
+            raise RuntimeError("out of resources")
+        return measure(planned, formats)
+
+    monkeypatch.setattr(sweep, "measure", fail)
+    assert attention(path, "--no-baselines") == 1
+    assert "failed: RuntimeError: out of resources" in capsys.readouterr().out.split("not measured")[1]
+    monkeypatch.setattr(sweep, "measure", measure)
+    assert attention(path, "--no-baselines", "--resume") == 0
+    assert names(path) == [("pooled", "float32"), ("window", "float32")]
+
+
+def test_baselines_are_rows_and_their_reasons_are_in_table_and_file(tmp_path, capsys):
+    path = tmp_path / "rows.json"
+    assert attention(path, "--density", "0.5") == 0
+    found = {row["pattern"]: row for row in rows(path)}
+    assert {"sdpa math", "sdpa flash", "flash-attn 4", "comfy-kitchen int8", "sol_attn"} < set(found)
+    assert {"flex_attention as window", "flex_attention as pooled"} < set(found)
+    text = capsys.readouterr().out
+    for row in found.values():
+        if not row["valid"]:
+            assert row["remark"].startswith("skipped: ") and row["remark"] in text
+    assert attention(path, "--density", "0.5", "--resume") == 0
+    assert len(rows(path)) == len(found)
+
+
+def test_a_density_out_of_reach_is_said_once(tmp_path, capsys):
+    path = tmp_path / "rows.json"
+    options = ["bench", "attention", *TINY, "--pattern", "svg1", "--density", "0.1", "--no-baselines"]
+    for _ in range(2):
+        assert main([*options, "--json", str(path), "--resume"]) == 0
+    (row,) = rows(path)
+    assert "cannot give that density" in row["remark"] and not row["valid"]
+
+
+def test_speed_ups_are_over_the_fastest_dense_row_and_the_slower_medians():
+    dense = {"inputs_sha256": "a", "inputs": "x", "asked": "everything", "valid": True, "error": 0.0}
+    ours = {"inputs_sha256": "a", "inputs": "x", "asked": "density 0.3", "pattern": "svg2", "valid": True, "error": 0.1}
+    given = [
+        {**dense, "pattern": "slow", "kernel_ms": 90.0, "kernel_again_ms": 90.0},
+        {**dense, "pattern": "fast", "kernel_ms": 50.0, "kernel_again_ms": 40.0},
+        {**ours, "plan_ms": 1.0, "plan_again_ms": 2.0, "kernel_ms": 8.0, "kernel_again_ms": 6.0},
+    ]
+    assert bench.show(given).splitlines()[-1].split()[-1] == "4.00"
+    given[1]["valid"] = False
+    assert bench.show(given).splitlines()[-1].split()[-1] == "9.00"
+
+
+@pytest.mark.parametrize("content", ["text", "[]", '{"format": "dit-accel/bench-quality", "version": 1, "rows": []}'])
+def test_a_file_that_cannot_be_gone_on_with_is_named(tmp_path, capsys, content):
+    path = tmp_path / "rows.json"
+    path.write_text(content)
+    assert attention(path, "--resume") == 1
+    error = capsys.readouterr().err
+    assert "--resume: " in error and "rows.json" in error and "expected rows of dit-accel/bench-attention" in error
+    assert path.read_text() == content
+
+
+@pytest.mark.parametrize("grid", ["3x4", "0x4x4", "axbxc"])
+def test_a_bad_grid_is_named(grid, capsys):
+    with pytest.raises(SystemExit):
+        main(["bench", "attention", "--drawn", grid])
+    assert f"found {grid}" in capsys.readouterr().err
+
+
+def test_the_gpu_script_makes_its_tables_and_goes_on(tmp_path):
+    """Tiny inputs through the reference, from the repository as it lies there: nothing is installed for the script."""
+    out = tmp_path / "out"
+    environment = {
+        **os.environ,
+        "CUDA_VISIBLE_DEVICES": "",
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+    }
+    environment.pop("PYTHONPATH", None)
+    script = [str(ROOT / "tests" / "bench" / "gpu_table.sh"), "-q", "-o", str(out), "-s", "planning head64"]
+    result = subprocess.run(script, env=environment, capture_output=True, text=True, timeout=120)
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert result.stdout.endswith("all done: planning head64\n")
+    table = (out / "table.txt").read_text("utf-8")
+    assert "planning.json: CPU" in table and "head64.json: CPU" in table and "sdpa math" in table
+    assert rows(out / "head64.json")[0]["head_dim"] == 64
+    assert {path.name for path in out.iterdir()} == {"planning.json", "head64.json", "steps.txt", "table.txt"}
+    (out / "steps.txt").write_text("planning done 1\nhead64 stopped 1195\n")
+    result = subprocess.run(script, env=environment, capture_output=True, text=True, timeout=120)
+    assert result.returncode == 1 and "not done: head64; 4 seconds left" in result.stdout
+    assert "== planning" not in result.stdout
