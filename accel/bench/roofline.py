@@ -206,8 +206,8 @@ calculated; **nothing on this page was measured**. It is what measured times are
 
 Head dimension {DIM}, density {DENSITY}, clusters as svg2 makes them for that many tokens. Products in tiles that
 clusters do not fill are counted, since the matrix units make them all the same. GB: every tensor is read or written
-once; what a kernel reads again is taken to come from the cache. Launches, the sort of k-means and PyTorch's small work
-around the kernels are left out.
+once; what a kernel reads again is taken to come from the cache. Launches, the counting sort of k-means and PyTorch's
+small work around the kernels are left out.
 
 ## Work"""
 TIME = """
