@@ -77,14 +77,27 @@ _8_BIT = {
 }
 
 
-# What each chip has 8-bit matrix units for, the most 8-bit first: FP8 from sm_89 on, INT8 not on sm_100.
+# Keys at 16 bits, values at 8.
+_16_8_BIT = {
+    128: {"sm_100": Config(128, 64, 8, 3), "interpreter": Config(32, 32, 4, 1)},
+    64: {"sm_100": Config(128, 128, 8, 2), "interpreter": Config(32, 32, 4, 1)},
+}
+_BY_FORMAT = {  # whether keys, and whether values, have 8 bits
+    (False, False): _16_BIT,
+    (True, False): _8_16_BIT,
+    (True, True): _8_BIT,
+    (False, True): _16_8_BIT,
+}
+
+# What each chip has 8-bit matrix units for, the most 8-bit first: FP8 from sm_89 on, INT8 not on sm_100, where keys may
+# stay at 16 bits because FP8 loses much of them.
 _INT8_ONLY = (Formats(INT8, None),)
 _INT8_AND_FP8 = (Formats(INT8, FP8), Formats(INT8, None))
 FORMATS = {
     "sm_80": _INT8_ONLY,
     "sm_89": _INT8_AND_FP8,
     "sm_90": _INT8_AND_FP8,
-    "sm_100": (Formats(FP8, FP8),),
+    "sm_100": (Formats(FP8, FP8), Formats(None, FP8)),
     "sm_120": _INT8_AND_FP8,
     "gfx942": _INT8_ONLY,
     "gfx1100": _INT8_ONLY,
@@ -95,5 +108,5 @@ FORMATS = {
 
 def choose_config(chip: str, dim: int, keys: torch.dtype, values: torch.dtype) -> Config:
     """For a head dimension, and keys and values as the kernel gets them."""
-    table = _8_BIT if values == FP8 else _8_16_BIT if keys in (INT8, FP8) else _16_BIT
+    table = _BY_FORMAT[keys in (INT8, FP8), values == FP8]
     return registry.nearest(table[dim], chip)

@@ -204,6 +204,8 @@ def _rounded(q, k, v, tail, formats):
     on the order of the sum."""
 
     def rows(x):
+        if formats.keys is None:
+            return x.float()
         codes, steps = row_codes(x, formats.keys)
         return codes.float() * steps[..., None]
 

@@ -20,19 +20,19 @@ SHIFT_STRIDE = 16  # any shift is exact, so the mean of some keys will do
 
 
 class Formats(NamedTuple):
-    """keys: INT8 or FP8, of queries and keys; values: FP8, of values and attention weights, or None for 16 bits."""
+    """keys: INT8 or FP8, of queries and keys; values: FP8, of values and attention weights; None of either: 16 bits."""
 
-    keys: torch.dtype
+    keys: torch.dtype | None
     values: torch.dtype | None
 
 
 class QuantisedChunks(NamedTuple):
-    """keys: INT8 or FP8 [B, H, NC * CHUNK, D]; key_steps: fp32 [B, H, NC * CHUNK], what a code of each key is worth;
-    values: FP8 [B, H, NC, D, CHUNK], each chunk transposed as 8-bit matrix units want it, or [B, H, NC * CHUNK, D] in
-    the dtype that they had."""
+    """keys: INT8 or FP8 [B, H, NC * CHUNK, D], or in the dtype that they had; key_steps: fp32 [B, H, NC * CHUNK], what
+    a code of each key is worth, or None; values: FP8 [B, H, NC, D, CHUNK], each chunk transposed as 8-bit matrix units
+    want it, or [B, H, NC * CHUNK, D] in the dtype that they had."""
 
     keys: Tensor
-    key_steps: Tensor
+    key_steps: Tensor | None
     values: Tensor
 
 
@@ -67,7 +67,8 @@ def quantise_chunks(
     Rows beyond a chunk's live ones are zero, and so are their steps.
     """
     run = {"triton": _quantise_op, "reference": _quantise_reference}[backend]
-    return QuantisedChunks(*run(k, v, tokens, index, chunk_start, chunk_live, shift, steps, *formats))
+    keys, key_steps, values = run(k, v, tokens, index, chunk_start, chunk_live, shift, steps, *formats)
+    return QuantisedChunks(keys, None if formats.keys is None else key_steps, values)
 
 
 def row_codes(x: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
@@ -86,12 +87,12 @@ def channel_codes(v: Tensor, steps: Tensor) -> Tensor:
 
 
 def empty_chunks(
-    k: Tensor, chunks: int, key_format: torch.dtype, value_format: torch.dtype | None
+    k: Tensor, chunks: int, key_format: torch.dtype | None, value_format: torch.dtype | None
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Room for the QuantisedChunks of tensors like k [B, H, N, D]."""
+    """Room for the QuantisedChunks of tensors like k [B, H, N, D]; no steps for 16-bit keys."""
     batch, heads, _, dim = k.shape
     rows = (batch, heads, chunks * CHUNK)
-    steps = k.new_empty(rows, dtype=torch.float32)
+    steps = k.new_empty(rows if key_format else (0,), dtype=torch.float32)
     if value_format is None:
         values = k.new_empty(*rows, dim)
     else:
@@ -103,7 +104,8 @@ def _quantise_reference(k, v, tokens, index, chunk_start, chunk_live, shift, ste
     layout = tokens, index, chunk_start, chunk_live
     live = torch.arange(CHUNK, device=k.device) < chunk_live[index][..., None]
     centred = gather_chunks(k, *layout, backend="reference").float() - shift[:, :, None]
-    keys, key_steps = row_codes(centred.masked_fill_(~live.flatten(2)[..., None], 0), key_format)
+    centred.masked_fill_(~live.flatten(2)[..., None], 0)
+    keys, key_steps = row_codes(centred, key_format) if key_format else (centred.to(k.dtype), shift.new_empty(0))
     values = gather_chunks(v, *layout, backend="reference")
     if value_format is not None:
         values = channel_codes(values, steps).unflatten(2, (-1, CHUNK)).transpose(3, 4).contiguous()
@@ -119,7 +121,7 @@ def _quantise_fake(
     chunk_live: Tensor,
     shift: Tensor,
     steps: Tensor | None,
-    key_format: torch.dtype,
+    key_format: torch.dtype | None,
     value_format: torch.dtype | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     return empty_chunks(k, chunk_start.shape[1], key_format, value_format)
@@ -135,7 +137,7 @@ def _quantise_op(
     chunk_live: Tensor,
     shift: Tensor,
     steps: Tensor | None,
-    key_format: torch.dtype,
+    key_format: torch.dtype | None,
     value_format: torch.dtype | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     from .triton_quantise import launch

@@ -23,7 +23,7 @@ def launch(
     chunk_live: Tensor,
     shift: Tensor,
     steps: Tensor | None,
-    key_format: torch.dtype,
+    key_format: torch.dtype | None,
     value_format: torch.dtype | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """See quantise.quantise_chunks."""
@@ -51,7 +51,7 @@ def launch(
             DIM=dim,
             ROWS=ROWS,
             CHUNK=CHUNK,
-            LARGEST=LARGEST[key_format],
+            LARGEST=LARGEST.get(key_format, 0.0),
             LARGEST_VALUE=LARGEST[FP8],
             TRANSPOSED=value_format is not None,
         )
@@ -111,10 +111,11 @@ def _quantise(
     source = k + batch * k_batch + head * k_head
     x = tl.load(source + token[:, None] * k_token + dim[None, :], mask=live[:, None], other=0.0).to(tl.float32)
     x = tl.where(live[:, None], x - tl.load(shift + pair * DIM + dim)[None, :], 0.0)
-    codes, step = row_codes(x, LARGEST, keys.dtype.element_ty)
     target = pair * capacity * CHUNK + row
-    tl.store(keys + target[:, None] * DIM + dim[None, :], codes, mask=inside[:, None])
-    tl.store(key_steps + target, step, mask=inside)
+    if LARGEST > 0:
+        x, step = row_codes(x, LARGEST, keys.dtype.element_ty)
+        tl.store(key_steps + target, step, mask=inside)
+    tl.store(keys + target[:, None] * DIM + dim[None, :], x.to(keys.dtype.element_ty), mask=inside[:, None])
 
     source = v + batch * v_batch + head * v_head
     x = tl.load(source + token[:, None] * v_token + dim[None, :], mask=live[:, None], other=0.0)

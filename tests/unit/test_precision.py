@@ -15,7 +15,7 @@ from dit_accel.kernels.quantise import FP8, INT8, Formats
 from dit_accel.tests.support.calls import make_call
 
 TESTS = Path(__file__).resolve().parents[1]
-INT8_ALONE, INT8_AND_FP8, ALL_FP8 = Formats(INT8, None), Formats(INT8, FP8), Formats(FP8, FP8)
+INT8_ALONE, INT8_AND_FP8, FP8_VALUES = Formats(INT8, None), Formats(INT8, FP8), Formats(None, FP8)
 
 
 @pytest.mark.parametrize(
@@ -23,7 +23,7 @@ INT8_ALONE, INT8_AND_FP8, ALL_FP8 = Formats(INT8, None), Formats(INT8, FP8), For
     [
         *dict.fromkeys(("sm_80", "sm_86", "sm_87", "gfx942", "gfx1100", "gfx1201"), INT8_ALONE).items(),
         *dict.fromkeys(("sm_89", "sm_90", "sm_120", "sm_121"), INT8_AND_FP8).items(),
-        *dict.fromkeys(("sm_100", "sm_103"), ALL_FP8).items(),
+        *dict.fromkeys(("sm_100", "sm_103"), FP8_VALUES).items(),
     ],
 )
 def test_8_bit_takes_what_the_chip_has(chip, formats):
