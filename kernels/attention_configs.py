@@ -108,5 +108,5 @@ FORMATS = {
 
 def choose_config(chip: str, dim: int, keys: torch.dtype, values: torch.dtype) -> Config:
     """For a head dimension, and keys and values as the kernel gets them."""
-    table = _BY_FORMAT[keys in (INT8, FP8), values == FP8]
-    return registry.nearest(table[dim], chip)
+    eight = keys in (INT8, FP8), values == FP8
+    return registry.nearest(_BY_FORMAT[eight][dim], chip)
