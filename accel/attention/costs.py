@@ -13,7 +13,7 @@ from typing import NamedTuple
 from ...kernels import registry
 from ...kernels.attention_configs import FORMATS
 from ...kernels.gather import CHUNK
-from ...kernels.quantise import INT8
+from ...kernels.quantise import FP8, INT8
 from .blocks import block_sizes
 from .cards import BY_ARCHITECTURE, Card
 from .clusters import KEYS, QUERIES
@@ -138,10 +138,10 @@ def predicted_costs(architecture: str) -> Terms:
 
 
 def eight_bit_rates(card: Card, architecture: str) -> tuple[float, float]:
-    """Peak TFLOP/s of queries with keys and of weights with values, in the most 8-bit formats that the chip has."""
+    """Peak TFLOP/s of queries with keys and of weights with values, in the formats that 8-bit means on the chip."""
     formats = registry.nearest(FORMATS, architecture)[0]
-    keys = card.int8 if formats.keys == INT8 else card.fp8
-    return keys, card.fp8 if formats.values is not None else card.half
+    rates = {None: card.half, INT8: card.int8, FP8: card.fp8}
+    return rates[formats.keys], rates[formats.values]
 
 
 def break_even(costs: Terms, size: Size, planning: Planning, density: float, bits: int, rounds: int) -> int | None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Hashable, Mapping, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import torch
 
@@ -17,11 +17,9 @@ from ...kernels import registry
 from .budget import Budget
 from .clusters import FIRST_ITERATIONS, WARM_ITERATIONS
 from .costs import Size, Terms, dense_work, predicted_costs, sparse_work
+from .fits import Fit, software
 from .planners import PATTERNS
 from .precision import choose_formats
-
-if TYPE_CHECKING:
-    from .fits import Fit
 
 log = logging.getLogger("dit_accel")
 
@@ -106,8 +104,6 @@ class Gate:
         here = card_at(device)
         if here is None:
             return None
-        from .fits import software  # not with the module: ComfyUI's start would pay for it
-
         now = software()
         for fit in self._fits:
             if fit.card == here.name and fit.software == now:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -17,8 +16,9 @@ from ..attention.clusters import FIRST_ITERATIONS, WARM_ITERATIONS
 from ..attention.costs import Planning, Size, Terms, attend_work, dense_work, plan_work
 from ..attention.layout import TokenLayout
 from ..attention.planners import PATTERNS
+from ..attention.precision import REFERENCE_CHIP
 from ..attention.state import LayerMemory, StaticPlans, TensorCache
-from ..attention.statistics import Stopwatch
+from .timing import timed
 
 Grid = tuple[int, int, int]
 
@@ -66,14 +66,12 @@ def _at(grid: Grid, heads: int, device: str, dtype: torch.dtype, backend: str, r
     generator = torch.Generator(device).manual_seed(0)
     shape = (1, heads, layout.total, DIM)
     q, k, v = (torch.randn(shape, generator=generator, device=device, dtype=dtype) for _ in range(3))
-    formats = {
-        16: None,
-        8: registry.nearest(FORMATS, registry.architecture(q.device) if backend == "triton" else "sm_89")[0],
-    }
+    chip = registry.architecture(q.device) if backend == "triton" else REFERENCE_CHIP
+    formats = {16: None, 8: registry.nearest(FORMATS, chip)[0]}
     out = []
 
     def add(what: str, density: float, bits: int, work: Terms, run: Callable[[], Any]) -> None:
-        out.append(Timing(what, size, density, bits, work, milliseconds(run, repeats, q.device)))
+        out.append(Timing(what, size, density, bits, work, timed(run, repeats, q.device).ms))
 
     def add_sparse(pattern: str, plan) -> None:
         density = plan.density().item()
@@ -100,20 +98,6 @@ def _at(grid: Grid, heads: int, device: str, dtype: torch.dtype, backend: str, r
         add(f"svg2 plan, {rounds} rounds", 0.0, 16, work, lambda call=call: PATTERNS["svg2"].plan(call, budget))
     add_sparse("svg2", PATTERNS["svg2"].plan(call, budget))
     return out
-
-
-def milliseconds(run: Callable[[], Any], repeats: int, device: torch.device) -> float:
-    """Median over `repeats` runs after two that are not counted: what is compiled, allocated and remembered is then
-    there."""
-    watches = []
-    for _ in range(2 + repeats):
-        watch = Stopwatch(device)
-        run()
-        watch.mark()
-        watches.append(watch)
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return statistics.median(watch.laps()[0] * 1000 for watch in watches[2:])
 
 
 def fit(timings: Sequence[Timing]) -> Terms:

@@ -6,6 +6,7 @@ import logging
 from collections import deque
 
 from ..attention import reasons
+from ..attention.fits import read_fits
 from ..attention.gate import Gate
 from ..attention.layout import TokenLayout
 from ..attention.run import Run, Settings
@@ -79,8 +80,6 @@ class Patch:
             )
 
     def _start(self, model_patcher, sigmas) -> Run:
-        from ..attention.fits import read_fits
-
         network = diffusion_model(model_patcher.model)
         layers = layers_with_own_backend(network)
         if layers:

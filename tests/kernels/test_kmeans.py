@@ -5,6 +5,7 @@ import torch
 
 from dit_accel.kernels import kmeans
 from dit_accel.kernels.block_mean import block_mean
+from dit_accel.kernels.group import group
 
 pytestmark = pytest.mark.parametrize("backend", ["triton", "reference"])
 
@@ -19,12 +20,6 @@ def distances(x, centroids):
     return torch.cdist(x.double(), centroids.double()).square()
 
 
-def sort_by_label(labels, clusters):
-    ordered, order = labels.sort(dim=-1, stable=True)
-    bounds = torch.arange(clusters + 1, dtype=torch.int32).expand(*labels.shape[:2], -1).contiguous()
-    return order, torch.searchsorted(ordered, bounds, out_int32=True)
-
-
 def mean(x, order, offsets, previous, backend):
     problems = torch.arange(x.shape[0] * x.shape[1], dtype=torch.int32).view(x.shape[:2])
     return block_mean(x, order.flatten(0, 1), offsets.flatten(0, 1), problems, empty=previous, backend=backend)
@@ -32,7 +27,7 @@ def mean(x, order, offsets, previous, backend):
 
 def step(x, centroids, backend):
     labels = kmeans.assign(x, centroids, backend=backend)
-    order, offsets = sort_by_label(labels, centroids.shape[2])
+    order, offsets = group(labels, centroids.shape[2], backend="reference")
     return labels, offsets, mean(x, order, offsets, centroids, backend)
 
 
@@ -71,7 +66,7 @@ def test_mean_of_clusters_and_an_empty_one_keeps_its_centroid(backend):
     labels = torch.randint(0, 9, x.shape[:3], generator=torch.Generator().manual_seed(1)).int()
     labels[(labels == 4) | (labels == 7)] = 5
     labels[..., 100] = 7  # a cluster of one token, beside the empty one
-    order, offsets = sort_by_label(labels, 9)
+    order, offsets = group(labels, 9, backend="reference")
     previous = torch.randn(2, 3, 9, 64)
     for dtype in (torch.int32, torch.int64):
         out = mean(x, order.to(dtype), offsets, previous, backend)

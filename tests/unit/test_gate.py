@@ -115,7 +115,7 @@ def test_monotone_in_tokens_and_density(pattern):
 
 
 def test_eight_bits_cost_what_the_chips_peaks_say():
-    for chip, gain in (("sm_90", 2.0), ("sm_80", 4 / 3), ("sm_89", 8 / 3), ("gfx1100", 1.0)):
+    for chip, gain in (("sm_90", 2.0), ("sm_80", 4 / 3), ("sm_89", 8 / 3), ("sm_100", 4 / 3), ("gfx1100", 1.0)):
         costs = predicted_costs(chip)
         assert costs.sparse_16bit / costs.sparse_8bit == pytest.approx(gain, rel=0.01)
 
