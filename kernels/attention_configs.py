@@ -6,16 +6,19 @@ from typing import NamedTuple
 import torch
 
 from . import registry
+from .gather import TALL
 from .quantise import FP8, INT8, Formats
 
 
 class Config(NamedTuple):
-    """Queries and keys of one tile, warps of a program, pipeline stages of the key loop."""
+    """Queries and keys of one tile, warps of a program, pipeline stages of the key loop, and whether the keys of a tile
+    are one tall chunk (gather.py) that is read through tensor descriptors; else they are gathered through pointers."""
 
     queries: int
     keys: int
     warps: int
     stages: int
+    descriptors: bool = False
 
 
 _16_BIT = {
@@ -90,6 +93,25 @@ _BY_FORMAT = {  # whether keys, and whether values, have 8 bits
     (False, True): _16_8_BIT,
 }
 
+# For tall chunks, at every head dimension and format; None: the chip has no copies by descriptor. Found in the code
+# that triton 3.6.0 compiles, nothing was timed: at head dimension 128 the key loop on sm_90 shrinks from 503 machine
+# instructions to 436 a step of 64 keys at 16 bits, and from 985 to 559 with INT8 keys and FP8 values, which pointers
+# read row by row; on sm_120 from 896 to 731 and from 1264 to 723. On sm_100 it stays near 500 at 16 bits and shrinks
+# from 1177 to 508 with FP8 values. Beside every copy on sm_120 stands a call, for shared memory of another program of a
+# cluster: it is never taken here, but has 8 bytes of stack. 128 queries of head dimension 128 spill with 4 warps.
+#
+# tl.range(warp_specialize=True) is not used: on sm_90 it changes nothing with 8 warps and fails in
+# NVGPUWarpSpecialization with 4; on sm_100 it splits loads, products and softmax among up to 20 warps, but fails in
+# TritonGPUHoistTMEMAlloc where the tail's loop follows.
+_TALL = {
+    "sm_80": None,
+    "sm_90": Config(128, TALL, 8, 3, True),
+    "sm_100": Config(128, TALL, 8, 3, True),
+    "sm_120": Config(128, TALL, 8, 2, True),
+    "gfx1100": None,
+    "interpreter": Config(32, TALL, 4, 1, True),
+}
+
 # What each chip has 8-bit matrix units for: FP8 from sm_89 on, INT8 not on sm_100. The first is the fastest of those
 # that lose little; FP8 keys lose too much for that, and come last.
 _INT8_ONLY = (Formats(INT8, None),)
@@ -107,7 +129,15 @@ FORMATS = {
 }
 
 
-def choose_config(chip: str, dim: int, keys: torch.dtype, values: torch.dtype) -> Config:
-    """For a head dimension, and keys and values as the kernel gets them."""
+def choose_config(chip: str, dim: int, keys: torch.dtype, values: torch.dtype, chunk: int) -> Config:
+    """For a head dimension, keys and values as the kernel gets them, and the rows of their chunks (gather.py): CHUNK,
+    or TALL if the chip reads those."""
+    if chunk == TALL:
+        return registry.nearest(_TALL, chip)
     eight = keys in (INT8, FP8), values == FP8
     return registry.nearest(_BY_FORMAT[eight][dim], chip)
+
+
+def reads_tall_chunks(chip: str) -> bool:
+    """Whether the attention kernel reads chunks of TALL rows, through tensor descriptors."""
+    return registry.nearest(_TALL, chip) is not None

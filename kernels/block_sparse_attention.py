@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from . import registry
-from .gather import CHUNK, chunk_layout, chunk_lists, gather_chunks
+from .attention_configs import reads_tall_chunks
+from .gather import CHUNK, TALL, chunk_layout, chunk_lists, gather_chunks
 from .quantise import Formats, QuantisedChunks, channel_codes, key_shift, quantise_chunks, row_codes, value_steps
 
 REFERENCE_ELEMENTS = 1 << 22  # logits the reference holds at once: few enough for a cache
@@ -42,6 +43,7 @@ def block_sparse_attention(
     key_tokens: Tensor,
     key_offsets: Tensor,
     key_index: Tensor,
+    key_tall_chunks: int | None = None,
     keep: Tensor,
     tail: Tail | None = None,
     formats: Formats | None = None,
@@ -57,6 +59,8 @@ def block_sparse_attention(
     holds its positions offsets[b] .. offsets[b + 1] - 1. Query blocks cover all Nq positions; keys behind the
     last block are seen by nobody.
     query_index, key_index: int32 [B, H], the order (row) that a (batch, head) uses.
+    key_tall_chunks: where few key blocks leave a part of their last TALL rows empty, the most chunks of that height
+    that an order's blocks make; None where they do or where it is not known. It changes nothing but the speed.
     keep: bool [B, H, QB, KB], may be an expanded view.
     tail: adds to every query, for each block j that its block does not keep, one key with the logit
     scale * q . keys[j] + log_sizes[j] and the value values[j].
@@ -72,6 +76,7 @@ def block_sparse_attention(
         v,
         (query_tokens, query_offsets, query_index),
         (key_tokens, key_offsets, key_index),
+        key_tall_chunks,
         keep,
         tail,
         formats,
@@ -83,34 +88,46 @@ def block_sparse_attention(
     return out, lse
 
 
-def _triton(q, k, v, queries, keys, keep, tail, formats, scale, return_lse):
+def key_chunks(
+    offsets: Tensor, length: int, tall_chunks: int | None, device: torch.device
+) -> tuple[int, tuple[Tensor, Tensor, Tensor]]:
+    """The rows of the chunks that the Triton kernel reads keys in on `device`, and their layout (gather.chunk_layout).
+
+    offsets: int32 [R, blocks + 1] of orders of `length` keys; tall_chunks: block_sparse_attention's key_tall_chunks.
+    """
+    if tall_chunks is not None and reads_tall_chunks(registry.architecture(device)):
+        return TALL, chunk_layout(offsets, length, TALL, tall_chunks)
+    return CHUNK, chunk_layout(offsets, length)
+
+
+def _triton(q, k, v, queries, keys, tall_chunks, keep, tail, formats, scale, return_lse):
     tokens, offsets, index = keys
-    block, start, live = chunk_layout(offsets, tokens.shape[1])
+    chunk, (block, start, live) = key_chunks(offsets, tokens.shape[1], tall_chunks, q.device)
     entries, counts = chunk_lists(keep, block, live, index, backend="triton")
     steps = {}
     if formats is None:
-        k = gather_chunks(k, tokens, index, start, live, backend="triton")
-        v = gather_chunks(v, tokens, index, start, live, backend="triton")
+        k = gather_chunks(k, tokens, index, start, live, chunk, backend="triton")
+        v = gather_chunks(v, tokens, index, start, live, chunk, backend="triton")
     else:
         shift = key_shift(k)
         steps["value_steps"] = value_steps(v) if formats.values else None
         how = {"shift": shift, "steps": steps["value_steps"], "formats": formats, "backend": "triton"}
-        k, steps["key_steps"], v = quantise_chunks(k, v, tokens, index, start, live, **how)
+        k, steps["key_steps"], v = quantise_chunks(k, v, tokens, index, start, live, chunk, **how)
         if tail is not None:
-            tail_keys, steps["tail_steps"], tail_values = _in_chunks(tail, **how)
+            tail_keys, steps["tail_steps"], tail_values = _in_chunks(tail, chunk, **how)
             tail = tail._replace(keys=tail_keys, values=tail_values)
     pooled = () if tail is None else (keep, *tail)
     out, lse = _attend_op(q, k, v, *queries, entries, counts, scale, return_lse, *pooled, **steps)
     return out.transpose(1, 2), lse if return_lse else None
 
 
-def _in_chunks(tail: Tail, **how) -> QuantisedChunks:
+def _in_chunks(tail: Tail, chunk: int, **how) -> QuantisedChunks:
     """The tail's keys and values quantised, in chunks of consecutive blocks."""
     batch, heads, blocks, _ = tail.keys.shape
     order = torch.arange(blocks, device=tail.keys.device, dtype=torch.int32)[None]
-    start = order[:, ::CHUNK]
-    live = (blocks - start).clamp(max=CHUNK)
-    return quantise_chunks(tail.keys, tail.values, order, order.new_zeros(batch, heads), start, live, **how)
+    start = order[:, ::chunk]
+    live = (blocks - start).clamp(max=chunk)
+    return quantise_chunks(tail.keys, tail.values, order, order.new_zeros(batch, heads), start, live, chunk, **how)
 
 
 def _attend_fake(
@@ -164,7 +181,7 @@ def _attend_op(
     return launch(q, k, v, tokens, offsets, index, entries, counts, scale, return_lse, *tail, *steps)
 
 
-def _reference(q, k, v, queries, keys, keep, tail, formats, scale, return_lse):
+def _reference(q, k, v, queries, keys, tall_chunks, keep, tail, formats, scale, return_lse):
     batch, heads, length, dim = q.shape
     dtype = q.dtype
     if formats is not None:

@@ -1,9 +1,12 @@
 """Keys in chunks: the memory layout and the lists that the attention kernel reads.
 
 The rows of a (batch, head) are gathered block by block, each block starting at a row that is a multiple of
-CHUNK. A chunk therefore belongs to one block, and "which key blocks does this query block keep" becomes a
-list of chunk ids that the attention loop walks densely: no search in the loop, no token-level list, at most
-CHUNK - 1 padding rows a block.
+the chunk's height. A chunk therefore belongs to one block, and "which key blocks does this query block keep"
+becomes a list of chunk ids that the attention loop walks densely: no search in the loop, no token-level list,
+less than a chunk of padding rows a block.
+
+Chunks have CHUNK rows, which suits blocks of any size. Where blocks nearly fill it they may have TALL rows: then a
+chunk is all that a step of the attention loop reads, and lies in one piece.
 
 Terms: an *order* is a permutation of the tokens, int32, position -> token; *offsets* [R, blocks + 1] cut each
 of the R orders into blocks; *index* [B, H] says which order a (batch, head) uses.
@@ -15,20 +18,25 @@ from torch import Tensor
 from . import registry
 
 CHUNK = 16
-LIVE_BITS = 5  # live rows of a chunk, 0..16, in the low bits of a list entry
+TALL = 64
+LIVE_BITS = 7  # live rows of a chunk, 0..TALL, in the low bits of a list entry
 
 
-def chunk_layout(offsets: Tensor, length: int, chunk: int = CHUNK) -> tuple[Tensor, Tensor, Tensor]:
+def chunk_layout(
+    offsets: Tensor, length: int, chunk: int = CHUNK, capacity: int | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
     """Cut every block of every order into chunks of at most `chunk` positions. Static shapes, no sync.
 
-    offsets: int32 [R, blocks + 1], non-decreasing, offsets[:, -1] <= length. `length` is given because it
-    bounds the number of chunks: NC = (length + (chunk - 1) * blocks) // chunk.
+    offsets: int32 [R, blocks + 1], non-decreasing, offsets[:, -1] <= length. capacity: the most chunks that any
+    order makes, NC, where the caller knows it: what is beyond it would be lost. Else the length bounds it:
+    NC = (length + (chunk - 1) * blocks) // chunk.
 
     Returns int32 [R, NC] each: the block of a chunk (-1: chunk not used), its first position in the order,
     and its live rows 0..chunk.
     """
     rows, blocks = offsets.shape[0], offsets.shape[1] - 1
-    capacity = (length + (chunk - 1) * blocks) // chunk
+    if capacity is None:
+        capacity = (length + (chunk - 1) * blocks) // chunk
     offsets = offsets.long()
     per_block = (offsets.diff(dim=1) + chunk - 1) // chunk
     ends = per_block.cumsum(dim=1)
@@ -43,16 +51,24 @@ def chunk_layout(offsets: Tensor, length: int, chunk: int = CHUNK) -> tuple[Tens
 
 
 def gather_chunks(
-    x: Tensor, tokens: Tensor, index: Tensor, chunk_start: Tensor, chunk_live: Tensor, *, backend: str
+    x: Tensor,
+    tokens: Tensor,
+    index: Tensor,
+    chunk_start: Tensor,
+    chunk_live: Tensor,
+    chunk: int = CHUNK,
+    *,
+    backend: str,
 ) -> Tensor:
     """Rows of x in chunk layout.
 
     x: [B, H, N, D], any strides with D dense; tokens: int32 [R, L]; index: int32 [B, H]; chunk_start and
-    chunk_live: int32 [R, NC] from `chunk_layout`.
+    chunk_live: int32 [R, NC] from `chunk_layout` with the same `chunk`, the rows of one.
 
-    Returns a contiguous [B, H, NC * CHUNK, D] of x's dtype; rows beyond a chunk's live ones are zero.
+    Returns a contiguous [B, H, NC * chunk, D] of x's dtype; rows beyond a chunk's live ones are zero.
     """
-    return {"triton": _gather_op, "reference": _gather_reference}[backend](x, tokens, index, chunk_start, chunk_live)
+    run = {"triton": _gather_op, "reference": _gather_reference}[backend]
+    return run(x, tokens, index, chunk_start, chunk_live, chunk)
 
 
 def chunk_lists(
@@ -63,32 +79,36 @@ def chunk_lists(
     keep: bool [B, H, QB, KB], may be an expanded view; chunk_block and chunk_live: int32 [R, NC]; index:
     int32 [B, H].
 
-    Returns entries int32 [B, H, QB, NC], each (chunk id << 5) | live rows, and counts int32 [B, H, QB].
+    Returns entries int32 [B, H, QB, NC], each (chunk id << LIVE_BITS) | live rows, and counts int32 [B, H, QB].
     Entries beyond a count are undefined.
     """
     return {"triton": _lists_op, "reference": _lists_reference}[backend](keep, chunk_block, chunk_live, index)
 
 
-def _gather_reference(x: Tensor, tokens: Tensor, index: Tensor, chunk_start: Tensor, chunk_live: Tensor) -> Tensor:
+def _gather_reference(
+    x: Tensor, tokens: Tensor, index: Tensor, chunk_start: Tensor, chunk_live: Tensor, chunk: int
+) -> Tensor:
     rows, capacity = chunk_start.shape
-    lane = torch.arange(CHUNK, device=x.device)
-    live = (lane < chunk_live[..., None]).view(rows, capacity * CHUNK)
+    lane = torch.arange(chunk, device=x.device)
+    live = (lane < chunk_live[..., None]).view(rows, capacity * chunk)
     position = torch.where(live, (chunk_start[..., None] + lane).view(rows, -1), 0)
     token = tokens.long().gather(1, position)[index]
     out = x.gather(2, token[..., None].expand(*token.shape, x.shape[-1]))
     return torch.where(live[index][..., None], out, 0)
 
 
-def _gather_fake(x: Tensor, tokens: Tensor, index: Tensor, chunk_start: Tensor, chunk_live: Tensor) -> Tensor:
+def _gather_fake(
+    x: Tensor, tokens: Tensor, index: Tensor, chunk_start: Tensor, chunk_live: Tensor, chunk: int
+) -> Tensor:
     batch, heads, _, dim = x.shape
-    return x.new_empty(batch, heads, chunk_start.shape[1] * CHUNK, dim)
+    return x.new_empty(batch, heads, chunk_start.shape[1] * chunk, dim)
 
 
 @registry.custom_op("gather_chunks", _gather_fake)
-def _gather_op(x: Tensor, tokens: Tensor, index: Tensor, chunk_start: Tensor, chunk_live: Tensor) -> Tensor:
+def _gather_op(x: Tensor, tokens: Tensor, index: Tensor, chunk_start: Tensor, chunk_live: Tensor, chunk: int) -> Tensor:
     from .triton_gather import launch_gather
 
-    return launch_gather(x, tokens, index, chunk_start, chunk_live)
+    return launch_gather(x, tokens, index, chunk_start, chunk_live, chunk)
 
 
 def _lists_reference(keep: Tensor, chunk_block: Tensor, chunk_live: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:

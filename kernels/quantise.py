@@ -27,9 +27,9 @@ class Formats(NamedTuple):
 
 
 class QuantisedChunks(NamedTuple):
-    """keys: INT8 or FP8 [B, H, NC * CHUNK, D], or in the dtype that they had; key_steps: fp32 [B, H, NC * CHUNK], what
-    a code of each key is worth, or None; values: FP8 [B, H, NC, D, CHUNK], each chunk transposed as 8-bit matrix units
-    want it, or [B, H, NC * CHUNK, D] in the dtype that they had."""
+    """keys: INT8 or FP8 [B, H, NC * chunk, D], or in the dtype that they had; key_steps: fp32 [B, H, NC * chunk], what
+    a code of each key is worth, or None; values: FP8 [B, H, NC, D, chunk], each chunk transposed as 8-bit matrix units
+    want it, or [B, H, NC * chunk, D] in the dtype that they had."""
 
     keys: Tensor
     key_steps: Tensor | None
@@ -53,6 +53,7 @@ def quantise_chunks(
     index: Tensor,
     chunk_start: Tensor,
     chunk_live: Tensor,
+    chunk: int = CHUNK,
     *,
     shift: Tensor,
     steps: Tensor | None,
@@ -61,13 +62,13 @@ def quantise_chunks(
 ) -> QuantisedChunks:
     """Rows of k - shift and v in chunk layout, in `formats`.
 
-    k, v: [B, H, N, D], any strides with D dense; tokens, index, chunk_start, chunk_live: see gather.gather_chunks;
+    k, v: [B, H, N, D], any strides with D dense; tokens to chunk: see gather.gather_chunks;
     shift: fp32 [B, H, D]; steps: fp32 [B, H, D], of the values, or None where they keep their dtype.
 
     Rows beyond a chunk's live ones are zero, and so are their steps.
     """
     run = {"triton": _quantise_op, "reference": _quantise_reference}[backend]
-    keys, key_steps, values = run(k, v, tokens, index, chunk_start, chunk_live, shift, steps, *formats)
+    keys, key_steps, values = run(k, v, tokens, index, chunk_start, chunk_live, chunk, shift, steps, *formats)
     return QuantisedChunks(keys, None if formats.keys is None else key_steps, values)
 
 
@@ -87,28 +88,29 @@ def channel_codes(v: Tensor, steps: Tensor) -> Tensor:
 
 
 def empty_chunks(
-    k: Tensor, chunks: int, key_format: torch.dtype | None, value_format: torch.dtype | None
+    k: Tensor, chunks: int, chunk: int, key_format: torch.dtype | None, value_format: torch.dtype | None
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Room for the QuantisedChunks of tensors like k [B, H, N, D]; no steps for 16-bit keys."""
+    """Room for the QuantisedChunks of tensors like k [B, H, N, D]: `chunks` of `chunk` rows; no steps for 16-bit
+    keys."""
     batch, heads, _, dim = k.shape
-    rows = (batch, heads, chunks * CHUNK)
+    rows = (batch, heads, chunks * chunk)
     steps = k.new_empty(rows if key_format else (0,), dtype=torch.float32)
     if value_format is None:
         values = k.new_empty(*rows, dim)
     else:
-        values = k.new_empty(batch, heads, chunks, dim, CHUNK, dtype=value_format)
+        values = k.new_empty(batch, heads, chunks, dim, chunk, dtype=value_format)
     return k.new_empty(*rows, dim, dtype=key_format), steps, values
 
 
-def _quantise_reference(k, v, tokens, index, chunk_start, chunk_live, shift, steps, key_format, value_format):
-    layout = tokens, index, chunk_start, chunk_live
-    live = torch.arange(CHUNK, device=k.device) < chunk_live[index][..., None]
+def _quantise_reference(k, v, tokens, index, chunk_start, chunk_live, chunk, shift, steps, key_format, value_format):
+    layout = tokens, index, chunk_start, chunk_live, chunk
+    live = torch.arange(chunk, device=k.device) < chunk_live[index][..., None]
     centred = gather_chunks(k, *layout, backend="reference").float() - shift[:, :, None]
     centred.masked_fill_(~live.flatten(2)[..., None], 0)
     keys, key_steps = row_codes(centred, key_format) if key_format else (centred.to(k.dtype), shift.new_empty(0))
     values = gather_chunks(v, *layout, backend="reference")
     if value_format is not None:
-        values = channel_codes(values, steps).unflatten(2, (-1, CHUNK)).transpose(3, 4).contiguous()
+        values = channel_codes(values, steps).unflatten(2, (-1, chunk)).transpose(3, 4).contiguous()
     return keys, key_steps, values
 
 
@@ -119,12 +121,13 @@ def _quantise_fake(
     index: Tensor,
     chunk_start: Tensor,
     chunk_live: Tensor,
+    chunk: int,
     shift: Tensor,
     steps: Tensor | None,
     key_format: torch.dtype | None,
     value_format: torch.dtype | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    return empty_chunks(k, chunk_start.shape[1], key_format, value_format)
+    return empty_chunks(k, chunk_start.shape[1], chunk, key_format, value_format)
 
 
 @registry.custom_op("quantise_chunks", _quantise_fake)
@@ -135,6 +138,7 @@ def _quantise_op(
     index: Tensor,
     chunk_start: Tensor,
     chunk_live: Tensor,
+    chunk: int,
     shift: Tensor,
     steps: Tensor | None,
     key_format: torch.dtype | None,
@@ -142,4 +146,4 @@ def _quantise_op(
 ) -> tuple[Tensor, Tensor, Tensor]:
     from .triton_quantise import launch
 
-    return launch(k, v, tokens, index, chunk_start, chunk_live, shift, steps, key_format, value_format)
+    return launch(k, v, tokens, index, chunk_start, chunk_live, chunk, shift, steps, key_format, value_format)

@@ -43,6 +43,8 @@ REQUIREMENTS: dict[str, dict[str, Requirement]] = {
     "gather": _ATTENTION,
     "group": {"triton": Requirement(), "reference": Requirement()},
     "top_p": {"triton": Requirement((torch.float32,)), "reference": Requirement((torch.float32,))},
+    "unpack_w4": {"triton": Requirement(HALF), "reference": Requirement(FLOATS)},
+    "rowwise": {"triton": Requirement(HALF), "reference": Requirement(FLOATS)},
 }
 
 

@@ -8,10 +8,11 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor
+from triton.tools.tensor_descriptor import TensorDescriptor
 
 from . import registry
 from .attention_configs import choose_config
-from .gather import CHUNK, LIVE_BITS, chunk_layout
+from .gather import LIVE_BITS, chunk_layout
 from .quantise import LARGEST
 from .triton_quantise import row_codes
 
@@ -38,7 +39,7 @@ def launch(
     tail_steps: Tensor | None = None,
     value_steps: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Attention of q [B, H, N, D] over k, v [B, H, NC * CHUNK, D] in chunk layout, by the lists of
+    """Attention of q [B, H, N, D] over k, v [B, H, NC * chunk, D] in chunk layout, by the lists of
     gather.chunk_lists, and over the fields of a Tail where `keep` [B, H, QB, KB] has no block.
 
     With key_steps, k, v and the tail's keys and values are those of quantise.QuantisedChunks; value_steps if v is FP8.
@@ -46,7 +47,9 @@ def launch(
     Returns out [B, N, H, D] and lse fp32 [B, H, N] (of no elements if not asked for).
     """
     batch, heads, length, dim = q.shape
-    config = choose_config(registry.architecture(q.device), dim, k.dtype, v.dtype)
+    capacity = entries.shape[3]
+    chunk = k.shape[2] // capacity
+    config = choose_config(registry.architecture(q.device), dim, k.dtype, v.dtype, chunk)
     # A query tile never crosses a block: tiles are the chunks of the query order.
     tile_block, tile_start, tile_live = chunk_layout(offsets, length, config.queries)
     tiles = tile_block.shape[1]
@@ -58,8 +61,8 @@ def launch(
     with torch.cuda.device_of(q):
         _attend[(tiles, batch * heads)](
             q,
-            k,
-            v,
+            _descriptor(k, chunk, dim) if config.descriptors else k,
+            _descriptor(v, *(chunk, dim) if value_steps is None else (dim, chunk)) if config.descriptors else v,
             out,
             lse,
             tokens.contiguous(),
@@ -82,14 +85,15 @@ def launch(
             length,
             tiles,
             offsets.shape[1] - 1,
-            entries.shape[3],
+            capacity,
             keep.shape[3],
             tail_keys.shape[2],
             scale * math.log2(math.e),
             DIM=dim,
             QUERIES=config.queries,
             KEYS=config.keys,
-            CHUNK=CHUNK,
+            CHUNK=chunk,
+            DESCRIPTORS=config.descriptors,
             LIVE_BITS=LIVE_BITS,
             LSE=return_lse,
             TAIL=with_tail,
@@ -99,6 +103,11 @@ def launch(
             num_stages=config.stages,
         )
     return out, lse
+
+
+def _descriptor(chunks: Tensor, rows: int, columns: int) -> TensorDescriptor:
+    """A contiguous tensor of chunks as a stack of blocks [rows, columns], one a chunk, for the chip's copy engine."""
+    return TensorDescriptor.from_tensor(chunks.view(-1, columns), [rows, columns])
 
 
 @triton.jit
@@ -174,6 +183,7 @@ def _attend(
     QUERIES: tl.constexpr,
     KEYS: tl.constexpr,
     CHUNK: tl.constexpr,
+    DESCRIPTORS: tl.constexpr,
     LIVE_BITS: tl.constexpr,
     LSE: tl.constexpr,
     TAIL: tl.constexpr,
@@ -202,11 +212,13 @@ def _attend(
 
     query_steps = scale_log2
     if LARGEST > 0:
-        queries, query_steps = row_codes(queries.to(tl.float32), LARGEST, k.dtype.element_ty)
+        queries, query_steps = row_codes(queries.to(tl.float32), LARGEST, tail_keys.dtype.element_ty)
         query_steps = (query_steps * scale_log2)[:, None]
 
-    k += pair * capacity * (CHUNK * DIM)
-    v += pair * capacity * (CHUNK * DIM)
+    if not DESCRIPTORS:
+        k += pair * capacity * (CHUNK * DIM)
+        v += pair * capacity * (CHUNK * DIM)
+    first_chunk = (pair * capacity).to(tl.int32)  # descriptors count rows of all heads, in 32 bits
     key_steps += pair * capacity * CHUNK
     count = tl.load(counts + pair * blocks + block)
     entries += (pair * blocks + block) * capacity
@@ -218,15 +230,28 @@ def _attend(
     total = tl.zeros((QUERIES,), tl.float32)
     acc = tl.zeros((QUERIES, DIM), tl.float32)
     for first in range(0, count, KEYS // CHUNK):
-        # Beyond the end the last entry is read again and masked: a row that is not kept is never touched, so
-        # what it holds (NaN in padding, say) cannot leak in, and the loads of k and v need no mask.
-        entry = tl.load(entries + tl.minimum(first + slot, count - 1))
-        live = (within < (entry & ((1 << LIVE_BITS) - 1))) & (first + slot < count)
-        rows = (entry >> LIVE_BITS) * CHUNK + within
+        if DESCRIPTORS:  # a step is a chunk
+            entry = tl.load(entries + first)
+            live = lane < (entry & ((1 << LIVE_BITS) - 1))
+        else:
+            # Beyond the end the last entry is read again and masked: a row that is not kept is never touched, so
+            # what it holds (NaN in padding, say) cannot leak in, and the loads of k and v need no mask.
+            entry = tl.load(entries + tl.minimum(first + slot, count - 1))
+            live = (within < (entry & ((1 << LIVE_BITS) - 1))) & (first + slot < count)
+        chunk = entry >> LIVE_BITS
+        rows = chunk * CHUNK + within
         steps = tl.load(key_steps + rows) if LARGEST > 0 else None
-        keys = tl.load(k + rows[:, None] * DIM + dim[None, :])
+        if DESCRIPTORS:
+            keys = k.load([(first_chunk + chunk) * CHUNK, 0])
+        else:
+            keys = tl.load(k + rows[:, None] * DIM + dim[None, :])
         logits = tl.where(live[None, :], _logits(queries, query_steps, keys, steps), float("-inf"))
-        values = _load_values(v, rows, None, DIM, CHUNK, EXPONENT > 0)
+        if not DESCRIPTORS:
+            values = _load_values(v, rows, None, DIM, CHUNK, EXPONENT > 0)
+        elif EXPONENT > 0:
+            values = tl.trans(v.load([(first_chunk + chunk) * DIM, 0]))
+        else:
+            values = v.load([(first_chunk + chunk) * CHUNK, 0])
         top, total, acc = _add_keys(top, total, acc, logits, values, EXPONENT)
 
     if TAIL:

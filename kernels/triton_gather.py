@@ -7,19 +7,21 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .gather import CHUNK, LIVE_BITS
+from .gather import LIVE_BITS
 
 ROWS = 64  # rows copied by one program
 LIST_TILE = 1024  # chunk ids looked at in one step
 
 
-def launch_gather(x: Tensor, tokens: Tensor, index: Tensor, chunk_start: Tensor, chunk_live: Tensor) -> Tensor:
+def launch_gather(
+    x: Tensor, tokens: Tensor, index: Tensor, chunk_start: Tensor, chunk_live: Tensor, chunk: int
+) -> Tensor:
     """See gather.gather_chunks."""
     batch, heads, _, dim = x.shape
     capacity = chunk_start.shape[1]
-    out = x.new_empty(batch, heads, capacity * CHUNK, dim)
+    out = x.new_empty(batch, heads, capacity * chunk, dim)
     with torch.cuda.device_of(x):
-        _gather[(triton.cdiv(capacity * CHUNK, ROWS), batch * heads)](
+        _gather[(triton.cdiv(capacity * chunk, ROWS), batch * heads)](
             x,
             out,
             tokens.contiguous(),
@@ -32,7 +34,7 @@ def launch_gather(x: Tensor, tokens: Tensor, index: Tensor, chunk_start: Tensor,
             capacity,
             DIM=dim,
             ROWS=ROWS,
-            CHUNK=CHUNK,
+            CHUNK=chunk,
         )
     return out
 

@@ -7,7 +7,6 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .gather import CHUNK
 from .quantise import FP8, LARGEST, empty_chunks
 from .triton_gather import chunk_rows
 
@@ -21,6 +20,7 @@ def launch(
     index: Tensor,
     chunk_start: Tensor,
     chunk_live: Tensor,
+    chunk: int,
     shift: Tensor,
     steps: Tensor | None,
     key_format: torch.dtype | None,
@@ -29,9 +29,9 @@ def launch(
     """See quantise.quantise_chunks."""
     batch, heads, _, dim = k.shape
     capacity = chunk_start.shape[1]
-    keys, key_steps, values = empty_chunks(k, capacity, key_format, value_format)
+    keys, key_steps, values = empty_chunks(k, capacity, chunk, key_format, value_format)
     with torch.cuda.device_of(k):
-        _quantise[(triton.cdiv(capacity * CHUNK, ROWS), batch * heads)](
+        _quantise[(triton.cdiv(capacity * chunk, ROWS), batch * heads)](
             k,
             v,
             keys,
@@ -50,7 +50,7 @@ def launch(
             capacity,
             DIM=dim,
             ROWS=ROWS,
-            CHUNK=CHUNK,
+            CHUNK=chunk,
             LARGEST=LARGEST.get(key_format, 0.0),
             LARGEST_VALUE=LARGEST[FP8],
             TRANSPOSED=value_format is not None,

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ...kernels.gather import CHUNK, TALL
 from .layout import TokenLayout
 from .plan import BlockOrder
 
@@ -22,6 +23,8 @@ MIN_KEY_BLOCK = 16
 MIN_KEY_BLOCKS = 24
 # A query block fills a tile of the attention kernel.
 QUERY_BLOCKS_OF_KEYS = 2
+# Rows that tall chunks may add to those of small ones: what reading a chunk in one piece saves is not more than this.
+MORE_PADDING = 1.05
 
 
 class VideoBlocks(NamedTuple):
@@ -114,4 +117,11 @@ def block_order(layout: TokenLayout, orders: list[VideoBlocks], index: Tensor) -
     others = torch.cat([torch.arange(layout.prefix), torch.arange(layout.prefix + layout.video, layout.total)])
     tokens = torch.stack([torch.cat([others, one.tokens + layout.prefix]) for one in orders])
     offsets = torch.stack([torch.nn.functional.pad(one.offsets + layout.extra, (1, 0)) for one in orders])
-    return BlockOrder(tokens.int().to(index.device), offsets.int().to(index.device), index)
+    return BlockOrder(tokens.int().to(index.device), offsets.int().to(index.device), index, tall_chunks(offsets))
+
+
+def tall_chunks(offsets: Tensor) -> int | None:
+    """BlockOrder.tall_chunks of orders with the block offsets [R, blocks + 1], which are on the CPU."""
+    sizes = offsets.diff(dim=1)
+    tall, small = ((-(-sizes // chunk)).sum(1).amax().item() for chunk in (TALL, CHUNK))
+    return tall if tall * TALL <= MORE_PADDING * small * CHUNK else None

@@ -1,4 +1,8 @@
-"""Batched k-means over the tokens of every head (Lloyd's algorithm, squared Euclidean distance)."""
+"""Batched k-means over the tokens of every head (Lloyd's algorithm, squared Euclidean distance).
+
+flash-kmeans is a row of `dit-accel bench planning` and not used here: in version 0.3.1 the host waits for the GPU after
+every iteration, and means are summed by atomics in an order of chance, so that one seed could give two results.
+"""
 
 from __future__ import annotations
 

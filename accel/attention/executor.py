@@ -35,6 +35,7 @@ def execute(
         key_tokens=plan.keys.tokens,
         key_offsets=plan.keys.offsets,
         key_index=plan.keys.index,
+        key_tall_chunks=plan.keys.tall_chunks,
         keep=plan.keep,
         tail=plan.tail,
         formats=formats,

@@ -16,11 +16,14 @@ class BlockOrder:
     tokens: int32 [R, N], position -> token.
     offsets: int32 [R, blocks + 1], first position of each block; the last entry is N.
     index: int32 [B, H], the order that each (batch row, head) uses.
+    tall_chunks: the most chunks of kernels.gather.TALL rows that the blocks of an order make, where that pads them
+    little; None where it would pad them more, and for blocks whose sizes the host does not know.
     """
 
     tokens: torch.Tensor
     offsets: torch.Tensor
     index: torch.Tensor
+    tall_chunks: int | None = None
 
     @property
     def blocks(self) -> int:

@@ -25,8 +25,9 @@ def estimated_mass(queries: Tensor, keys: Tensor, sizes: Tensor, scale: float) -
 
 
 def _scores(queries: Tensor, keys: Tensor, sizes: Tensor, scale: float) -> Tensor:
-    scores = queries.float() @ keys.float().transpose(-1, -2)
-    return scores.mul_(scale).add_(sizes.float().log().unsqueeze(-2))
+    weights = sizes.float().log().flatten(0, 1).unsqueeze(1)
+    q, k = (x.float().flatten(0, 1) for x in (queries, keys))
+    return torch.baddbmm(weights, q, k.mT, alpha=scale).unflatten(0, queries.shape[:2])
 
 
 def means(x: Tensor, order: BlockOrder, backend: str) -> Tensor:

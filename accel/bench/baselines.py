@@ -48,7 +48,8 @@ def sdpa(backend: SDPBackend) -> Callable[[Case], Ready]:
 
 
 def flash(module: str, distribution: str) -> Callable[[Case], Ready]:
-    """flash_attn_func of `module`: FlashAttention 3 or 4, which take [B, N, H, D]."""
+    """flash_attn_func of `module`: FlashAttention 3 or 4, which take 16-bit [B, N, H, D]. 4 returns a pair whose second
+    half is None, as 3 did before its release 3.0.0 (there with the log-sum-exp); 3 now returns the output alone."""
 
     def make(case: Case) -> Ready:
         function = _import(module, distribution).flash_attn_func
@@ -59,7 +60,7 @@ def flash(module: str, distribution: str) -> Callable[[Case], Ready]:
             out = function(q, k, v, softmax_scale=case.scale)
             return out[0] if isinstance(out, tuple) else out
 
-        return Ready(run, _transposed, case.dtype, _version(distribution))
+        return Ready(run, _transposed, case.dtype, version_of(distribution))
 
     return make
 
@@ -67,7 +68,7 @@ def flash(module: str, distribution: str) -> Callable[[Case], Ready]:
 def comfy_kitchen_int8(case: Case) -> Ready:
     """int8_attention of comfy-kitchen: signed INT8 queries, keys and values, unsigned INT8 weights."""
     kitchen = _import("comfy_kitchen", "comfy-kitchen")
-    version = _version("comfy-kitchen")
+    version = version_of("comfy-kitchen")
     if not hasattr(kitchen, "int8_attention"):
         raise Unavailable(f"{version} has no int8_attention")
     if not kitchen.int8_attention_is_available(case.device):
@@ -77,13 +78,15 @@ def comfy_kitchen_int8(case: Case) -> Ready:
 
 
 def sage(case: Case) -> Ready:
-    """sageattn of SageAttention 1 (arXiv 2410.02367): INT8 queries and keys, 16-bit values, in Triton."""
+    """sageattn of SageAttention 1 (arXiv 2410.02367), in Triton: INT8 queries and keys, fp16 values, of which each
+    block of 64 is added up in fp16."""
     function = _import("sageattention", "sageattention").sageattn
-    version = _version("sageattention")
+    version = version_of("sageattention")
     if not version.startswith("sageattention 1."):
         raise Unavailable(f"expected sageattention 1, found {version}")
     _need_gpu(case)
-    q, k, v = (x.contiguous() for x in (case.q, case.k, case.v))
+    # It subtracts the keys' mean from the tensor it is given: without a copy, from the keys of every row after this.
+    q, k, v = case.q.contiguous(), case.k.clone(), case.v.contiguous()
     return Ready(
         lambda: function(q, k, v, tensor_layout="HND", is_causal=False, sm_scale=case.scale),
         _as_it_is,
@@ -93,11 +96,14 @@ def sage(case: Case) -> Ready:
 
 
 def sol_attn(case: Case, asked_density: float | None) -> Ready:
-    """comfy-kitchen's sol_attn at the tau that gives the density, with its tail, in the tokens' own order."""
+    """comfy-kitchen's sol_attn at the tau that gives the density, with its tail, in the tokens' own order.
+
+    Its kernels round queries, keys and values to INT8 and weights to unsigned INT8, the pooled scores that choose the
+    blocks too; the density is that of the rule without such rounding."""
     if reason := quality.sol_attn_problem(case.q.shape[-1]):
         raise Unavailable(reason)
     kitchen = _import("comfy_kitchen", "comfy-kitchen")
-    version = _version("comfy-kitchen")
+    version = version_of("comfy-kitchen")
     if asked_density is None:
         raise Unavailable("its dial is set by the density, and none was asked for")
     if not kitchen.sol_attn_is_available(case.device):
@@ -109,7 +115,7 @@ def sol_attn(case: Case, asked_density: float | None) -> Ready:
     return Ready(
         lambda: kitchen.sol_attn(q, k, v, tau=tau, scale=case.scale),
         _transposed,
-        case.dtype,
+        "int8 x int8",
         version,
         quality.sol_density(case.q, case.k, tau),
     )
@@ -196,7 +202,8 @@ def _import(module: str, distribution: str) -> ModuleType:
         raise Unavailable(f"{distribution} cannot be imported ({error})") from error
 
 
-def _version(distribution: str) -> str:
+def version_of(distribution: str) -> str:
+    """Name and version of an installed distribution, in words."""
     try:
         return f"{distribution} {importlib.metadata.version(distribution)}"
     except importlib.metadata.PackageNotFoundError:

@@ -8,12 +8,14 @@ from typing import Any
 
 from torch import Tensor
 
-from ...kernels.gather import chunk_layout, chunk_lists, gather_chunks
+from ...kernels.block_sparse_attention import key_chunks
+from ...kernels.gather import chunk_lists, gather_chunks
 from ...kernels.kmeans import assign
 from ..attention.budget import Budget
 from ..attention.clusters import KEYS, WARM_ITERATIONS, kmeans_clusters, sample_centroids
 from ..attention.plan import SparsePlan
 from .attention import Planner
+from .baselines import version_of
 from .case import Case
 from .density import budget_at
 from .steps import step_medians
@@ -21,7 +23,7 @@ from .timing import WARM_UP, timed
 
 Row = dict[str, Any]
 FIRST, LATER = "first", "later"
-OURS, PEER = "k-means", "flash-kmeans"
+PEER = "flash-kmeans"
 
 
 def rows_of(
@@ -34,9 +36,9 @@ def rows_of(
             if done(pattern=pattern, asked_density=density):
                 continue
             yield from pattern_rows(case, pattern, density)
-    for name, cluster in ((OURS, ours), (PEER, peer)):
+    for name, (cluster, iterations) in CLUSTERINGS.items():
         if not done(pattern=name):
-            yield clustering_row(case, name, cluster)
+            yield clustering_row(case, name, cluster, iterations)
 
 
 def pattern_rows(case: Case, pattern: str, density: float) -> Iterator[Row]:
@@ -69,9 +71,12 @@ def pattern_rows(case: Case, pattern: str, density: float) -> Iterator[Row]:
 def gathers(case: Case, plan: SparsePlan) -> tuple[Tensor, ...]:
     """What the executor prepares for a plan at 16 bits: the lists of kept chunks, and keys and values in chunks."""
     keys = plan.keys
-    block, start, live = chunk_layout(keys.offsets, keys.tokens.shape[1])
+    tall_chunks = keys.tall_chunks if case.backend == "triton" else None
+    chunk, (block, start, live) = key_chunks(keys.offsets, keys.tokens.shape[1], tall_chunks, case.device)
     lists = chunk_lists(plan.keep, block, live, keys.index, backend=case.backend)
-    chunks = (gather_chunks(x, keys.tokens, keys.index, start, live, backend=case.backend) for x in (case.k, case.v))
+    chunks = (
+        gather_chunks(x, keys.tokens, keys.index, start, live, chunk, backend=case.backend) for x in (case.k, case.v)
+    )
     return *lists, *chunks
 
 
@@ -81,8 +86,17 @@ def ours(tokens: Tensor, start: Tensor, backend: str) -> Callable[[], Tensor]:
 
 
 def peer(tokens: Tensor, start: Tensor, backend: str) -> Callable[[], Tensor]:
-    """flash-kmeans on the same tokens from the same start, as many iterations. Raises ImportError without it."""
-    cluster = importlib.import_module("flash_kmeans").batch_kmeans_Euclid
+    """flash-kmeans (0.3.1) on the same tokens from the same start: a function that returns centroids [B, H, C, D].
+
+    It does the same work: with tol 0 it never stops early, and both return the centroids after the last iteration's
+    means; an empty cluster keeps its centroid, and of equal distances the lowest index wins. It differs in precision:
+    the tokens' squared norms, which it adds to every distance, are rounded to 16 bits, and distances below 0 become 0,
+    so that clusters within 1/22 of a bf16 token's length of it may tie, and fp16 tokens longer than 256 all go to
+    cluster 0; its means are summed by atomics, in an order of chance. The inertia says what that costs. The host waits
+    for the GPU after every iteration, which its time includes. Raises ImportError where the package or its Triton
+    kernels cannot be imported: the package itself would then quietly run in PyTorch.
+    """
+    cluster = importlib.import_module("flash_kmeans.kmeans_triton_impl").batch_kmeans_Euclid
     flat, centroids = tokens.flatten(0, 1).contiguous(), start.flatten(0, 1).contiguous()
 
     def run() -> Tensor:
@@ -92,9 +106,33 @@ def peer(tokens: Tensor, start: Tensor, backend: str) -> Callable[[], Tensor]:
     return run
 
 
-def clustering_row(case: Case, name: str, cluster: Callable) -> Row:
-    """WARM_ITERATIONS of k-means over the video's keys: its time, and the mean squared distance of a key to its
-    nearest centroid for the very centroids that were timed, relative to the keys' mean square."""
+def our_labels(tokens: Tensor, start: Tensor, backend: str) -> Callable[[], Tensor]:
+    """Half an iteration of the pack's k-means: a function that returns labels int32 [B, H, N]."""
+    return lambda: assign(tokens, start, backend=backend)
+
+
+def peer_labels(tokens: Tensor, start: Tensor, backend: str) -> Callable[[], Tensor]:
+    """The same half of flash-kmeans, the one that neither waits for the GPU nor adds in an order of chance. Given the
+    norms in fp32 its labels are ours but for rounding; making the norms is left out of its time. Raises as `peer`."""
+    nearest = importlib.import_module("flash_kmeans.assign_euclid_triton").euclid_assign_triton
+    flat, centroids = tokens.flatten(0, 1).contiguous(), start.flatten(0, 1).contiguous()
+    norms = flat.float().square().sum(-1)
+    return lambda: nearest(flat, centroids, norms).view(tokens.shape[:3])
+
+
+# What clusters, and its iterations; 0: it returns the labels of the start.
+CLUSTERINGS = {
+    "k-means": (ours, WARM_ITERATIONS),
+    PEER: (peer, WARM_ITERATIONS),
+    "k-means labels": (our_labels, 0),
+    f"{PEER} labels": (peer_labels, 0),
+}
+
+
+def clustering_row(case: Case, name: str, cluster: Callable, iterations: int) -> Row:
+    """K-means over the video's keys: its time, and the mean squared distance of a key to its nearest centroid for the
+    very centroids that were timed, relative to the keys' mean square; with 0 iterations the distance to the centroid
+    of its label."""
     row = case.about() | {"pattern": name, "asked_density": None}
     video = slice(case.layout.prefix, case.layout.prefix + case.layout.video)
     tokens = case.k[:, :, video]
@@ -104,11 +142,13 @@ def clustering_row(case: Case, name: str, cluster: Callable) -> Row:
     # A peer refuses with whatever its libraries raise.
     except Exception as error:
         return row | {"remark": f"skipped: {type(error).__name__}: {str(error).partition(chr(10))[0]}"}
+    centroids, labels = (out, assign(tokens, out, backend="reference")) if iterations else (start, out)
     return row | {
         "call": LATER,
         "clusters": start.shape[2],
-        "iterations": WARM_ITERATIONS,
-        "inertia": _inertia(tokens, out),
+        "iterations": iterations,
+        "version": version_of(PEER) if name.startswith(PEER) else None,
+        "inertia": _inertia(tokens, centroids, labels),
         "steps_ms": {"clustering": ms},
         "steps_again_ms": {"clustering": again_ms},
         "dense_ms": case.dense.ms,
@@ -116,7 +156,6 @@ def clustering_row(case: Case, name: str, cluster: Callable) -> Row:
     }
 
 
-def _inertia(tokens: Tensor, centroids: Tensor) -> float:
-    labels = assign(tokens, centroids, backend="reference").long()
-    nearest = centroids.gather(2, labels[..., None].expand(tokens.shape)).float()
-    return ((tokens.float() - nearest).square().sum() / tokens.float().square().sum()).item()
+def _inertia(tokens: Tensor, centroids: Tensor, labels: Tensor) -> float:
+    chosen = centroids.gather(2, labels.long()[..., None].expand(tokens.shape)).float()
+    return ((tokens.float() - chosen).square().sum() / tokens.float().square().sum()).item()

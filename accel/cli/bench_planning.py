@@ -13,7 +13,8 @@ NOTE = (
     "Milliseconds of each step, medians (their number of runs is in the JSON, and a second one for each); sum: of the "
     "steps; share: the sum over dense attention as torch runs it. first: a run's first call, later: the ones after it. "
     "gathers: what the executor prepares at 16 bits because of the plan's orders. rest: what belongs to no step. "
-    "inertia: mean squared distance of the keys to their nearest centroid, over their mean square."
+    "inertia: mean squared distance of the keys to their nearest centroid, over their mean square. labels: the half of "
+    "an iteration that finds each key's nearest centroid; its inertia is that of the labels it found."
 )
 
 

@@ -4,11 +4,11 @@ import pytest
 import torch
 
 from dit_accel.kernels import kmeans, registry
-from dit_accel.kernels.attention_configs import FORMATS
+from dit_accel.kernels.attention_configs import FORMATS, reads_tall_chunks
 from dit_accel.kernels.block_mean import block_mean
 from dit_accel.kernels.block_sparse_attention import Tail, block_sparse_attention
 from dit_accel.kernels.compensation_error import log_compensation_error
-from dit_accel.kernels.gather import chunk_layout, chunk_lists, gather_chunks
+from dit_accel.kernels.gather import TALL, chunk_layout, chunk_lists, gather_chunks
 from dit_accel.kernels.group import group
 from dit_accel.kernels.quantise import key_shift, quantise_chunks, value_steps
 from dit_accel.kernels.top_p import select_blocks
@@ -131,6 +131,47 @@ def test_quantising_equals_the_reference(heads, length, query_blocks, key_blocks
         torch.testing.assert_close(made.key_steps, expected.key_steps)
         for codes, codes_expected in zip((made.keys, made.values), (expected.keys, expected.values), strict=True):
             assert (codes.float() != codes_expected.float()).float().mean() < 1e-3, "but for ties"
+
+
+@pytest.mark.parametrize("with_tail", [False, True])
+@pytest.mark.parametrize("dim", [64, 128])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_blocks_read_through_descriptors_give_what_pointers_read(monkeypatch, dim, dtype, with_tail):
+    """Where the chip has them. Blocks of 63 and 64 tokens, two batch rows, NaN in memory that nobody has written."""
+    from dit_accel.kernels import triton_block_sparse_attention as module
+
+    described, real = [], module._descriptor
+    monkeypatch.setattr(module, "_descriptor", lambda *args: described.append(args) or real(*args))
+    length, blocks = 20_000, 315
+    (q, k, v), plan = problem(3, length, 157, blocks, dim, dtype, batch=2)
+    plan["key_offsets"] = (torch.arange(blocks + 1, device="cuda") * length // blocks).int().expand(6, -1).contiguous()
+    tall = int((-(-plan["key_offsets"].diff(dim=1) // TALL)).sum(1).amax())
+    if with_tail:
+        plan["tail"] = pool(k, v, plan)
+    monkeypatch.setattr(torch.utils.deterministic, "fill_uninitialized_memory", True)
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    try:
+        for formats in (None, *eight_bit_formats()):
+            described.clear()
+            (out, lse), (expected, expected_lse) = (
+                block_sparse_attention(
+                    *(q, k, v),
+                    **plan,
+                    key_tall_chunks=chunks,
+                    formats=formats,
+                    scale=dim**-0.5,
+                    return_lse=True,
+                    backend="triton",
+                )
+                for chunks in (tall, None)
+            )
+            assert len(described) == (2 if reads_tall_chunks(registry.architecture(q.device)) else 0)
+            # The same products, added in another order, rounded to 16 bits; FP8 weights have a maximum of their own.
+            allowed = 0.03 if formats is not None and formats.values else 4e-3
+            assert (out.float() - expected.float()).norm() <= allowed * expected.float().norm(), formats
+            torch.testing.assert_close(lse, expected_lse, atol=2e-3, rtol=0)
+    finally:
+        torch.use_deterministic_algorithms(False)
 
 
 def test_attention_with_a_batch_contiguous_inputs_and_a_shared_keep():

@@ -2,12 +2,14 @@
 
 No GPU is needed. The functions are called on small CPU tensors with a driver that names the chip and with launching
 replaced by compiling, so the signatures, configurations and alignments are the real ones. Prints one JSON list:
-kernel, dtype, head_dim, lse, tail, keys and values (16-bit, int8 or fp8), registers, spills (bytes of local memory a
-thread), shared (bytes a program), matrix (the matrix instructions used, or none).
+kernel, dtype, head_dim, lse, tail, tall (whether key blocks are said to fit tall chunks), keys and values (16-bit, int8
+or fp8), registers, spills (bytes of local memory a thread), shared (bytes a program), matrix (the matrix instructions
+used, or none), copies (how many copies by tensor descriptor there are in the code).
 
 A program of its own because Triton's interpreter, which the other tests use, cannot be left within a process.
 """
 
+import itertools
 import json
 import re
 import subprocess
@@ -21,15 +23,18 @@ from triton.backends.compiler import GPUTarget
 from triton.runtime import JITFunction, driver
 
 from dit_accel.kernels import kmeans, registry
-from dit_accel.kernels.attention_configs import FORMATS
+from dit_accel.kernels.attention_configs import FORMATS, reads_tall_chunks
 from dit_accel.kernels.block_mean import block_mean
 from dit_accel.kernels.block_sparse_attention import Tail, block_sparse_attention
 from dit_accel.kernels.compensation_error import log_compensation_error
 from dit_accel.kernels.group import group
-from dit_accel.kernels.quantise import Formats
+from dit_accel.kernels.quantise import FP8, INT8, Formats
+from dit_accel.kernels.rowwise import quantise_rows, scale_sums
 from dit_accel.kernels.top_p import select_blocks
+from dit_accel.kernels.unpack_w4 import E2M1, INT4, unpack_w4
 
 compiled = []
+FP8_CHIP = re.compile("sm_(89|90|1)")  # NVIDIA chips that multiply float8_e4m3fn
 
 
 class NamedChip:
@@ -51,12 +56,17 @@ class NamedChip:
         return 0
 
 
+run = JITFunction.run
+
+
 def compile_only(self, *args, grid, warmup, **kwargs):
     compiled.append(run(self, *args, grid=grid, warmup=True, **kwargs))
 
 
-def call_everything(dtype: torch.dtype, dim: int, lse: bool, with_tail: bool, formats: Formats | None) -> None:
-    """Each operation once; sizes at which strides and addresses align as they do at real ones."""
+def call_attention(
+    dtype: torch.dtype, dim: int, lse: bool, with_tail: bool, tall: bool, formats: Formats | None
+) -> None:
+    """Each operation of attention and planning once; sizes at which strides and addresses align as at real ones."""
     q, k, v = (torch.zeros(1, 64, 2, dim, dtype=dtype).transpose(1, 2) for _ in range(3))
     tokens = torch.arange(64, dtype=torch.int32)[None]
     offsets = torch.tensor([[0, 16, 32, 64]], dtype=torch.int32)
@@ -71,6 +81,7 @@ def call_everything(dtype: torch.dtype, dim: int, lse: bool, with_tail: bool, fo
         key_tokens=tokens,
         key_offsets=offsets,
         key_index=index,
+        key_tall_chunks=3 if tall else None,
         keep=torch.ones(1, 2, 3, 3, dtype=torch.bool),
         tail=Tail(k[:, :, :3].contiguous(), v[:, :, :3].contiguous(), torch.zeros(1, 2, 3)) if with_tail else None,
         formats=formats,
@@ -88,6 +99,30 @@ def call_everything(dtype: torch.dtype, dim: int, lse: bool, with_tail: bool, fo
     for blocks in (1000, 16_384):
         scores, sizes = torch.zeros(1, 2, 16, blocks), torch.ones(1, 2, blocks, dtype=torch.int32)
         select_blocks(scores, sizes, top_p=0.9, floor=0.1, max_density=0.5, backend="triton")
+
+
+def call_linear(dtype: torch.dtype) -> None:
+    """Each operation of 4-bit layers once."""
+    unpack_all(dtype)
+    for columns in (5120, 13824):
+        for codes in (INT8, FP8) if FP8_CHIP.match(registry.architecture(None)) else (INT8,):
+            for smooth in (None, torch.ones(columns, dtype=dtype)):
+                quantise_rows(torch.zeros(2, columns, dtype=dtype), smooth, codes, backend="triton")
+    steps = torch.ones(512)
+    for bias in (None, steps):
+        scale_sums(torch.zeros(4, 512, dtype=torch.int32), steps[:4], steps, bias, dtype, backend="triton")
+
+
+def unpack_all(dtype: torch.dtype) -> None:
+    """The weights that there are: SVDQuant in both grids, of several tensor scales or one, and AWQ; smoothed or not."""
+    codes, smooth = torch.zeros(64, 128, dtype=torch.int8), torch.ones(256, dtype=dtype)
+    wide, fine = torch.ones(4, 64, dtype=dtype), torch.ones(16, 64).to(torch.float8_e4m3fn)
+    for divide in (None, smooth):
+        unpack_w4(codes, wide, grid=INT4, smooth=divide, dtype=dtype, backend="triton")
+        for channel_scale in (torch.ones(64), torch.ones(1)):
+            options = {"channel_scale": channel_scale, "smooth": divide, "dtype": dtype}
+            unpack_w4(codes, fine, grid=E2M1, **options, backend="triton")
+    unpack_w4(codes, wide, grid=INT4, zero=wide, dtype=dtype, backend="triton")
 
 
 MATRIX = r"(?:wgmma\.mma_async|tcgen05\.mma|mma\.sync|v_mfma|v_wmma)\S*"
@@ -113,14 +148,20 @@ def resources(kernel) -> dict[str, int | str]:
         "spills": spills,
         "shared": kernel.metadata.shared,
         "matrix": " ".join(matrix) or "none",
+        "copies": kernel.asm.get("ptx", "").count("cp.async.bulk.tensor"),
     }
+
+
+def compile_as(chip: str) -> None:
+    """From here on, launching a kernel compiles it for `chip` and appends what came out to `compiled`."""
+    driver.set_active(NamedChip(chip))
+    registry.architecture = lambda device: chip
+    JITFunction.run = compile_only
 
 
 if __name__ == "__main__":
     chip = sys.argv[1]
-    driver.set_active(NamedChip(chip))
-    registry.architecture = lambda device: chip
-    run, JITFunction.run = JITFunction.run, compile_only
+    compile_as(chip)
     rows = {}
     for dtype in (torch.float16, torch.bfloat16):
         for dim in (64, 128):
@@ -128,13 +169,15 @@ if __name__ == "__main__":
             variants += [
                 (False, tail, formats) for formats in registry.nearest(FORMATS, chip) for tail in (False, True)
             ]
-            for lse, tail, formats in variants:
+            heights = (False, True) if reads_tall_chunks(chip) else (False,)
+            for (lse, tail, formats), tall in itertools.product(variants, heights):
                 compiled.clear()
-                call_everything(dtype, dim, lse, tail, formats)
+                call_attention(dtype, dim, lse, tail, tall, formats)
+                call_linear(dtype)
                 keys, values = (FORMAT_NAMES[name] for name in formats or (None, None))
                 for kernel in compiled:
                     row = {"kernel": kernel.name, "dtype": str(dtype)[6:], "head_dim": dim, "lse": lse, "tail": tail}
-                    row |= {"keys": keys, "values": values}
+                    row |= {"tall": tall, "keys": keys, "values": values}
                     # Few kernels depend on all of these; the others come again, with the same hash.
                     rows.setdefault(kernel.hash, row | resources(kernel))
     print(json.dumps(list(rows.values())))

@@ -32,9 +32,16 @@ CHIPS = {  # bytes of shared memory that one program may use, and the fastest ma
     "gfx1201": (64 * KIB, "v_wmma"),
 }
 # Bytes of local memory a thread. A row of 16,384 key blocks is held in registers and does not quite fit; on sm_120 one
-# value waits there for the tail, outside the loops.
+# value waits there for the tail, outside the loops. With tall chunks it is three values, and 8 bytes of the call that
+# stands beside every copy (attention_configs.py).
 SPILLS = {"_select": 192, "_attend": 8}
+TALL_SPILLS = {
+    "sm_90": 0,
+    "sm_100": 0,
+    "sm_120": 24,
+}  # _attend's there, on the chips that read them by tensor descriptor
 KERNELS = {"_attend", "_gather", "_lists", "_quantise", "_assign", "_count", "_place", "_mean", "_error", "_select"}
+KERNELS |= {"_unpack", "_rows", "_scale"}
 # How the names of matrix instructions spell the types that they multiply.
 SPELLINGS = {"16-bit": "b?f16", "int8": "s8|iu?8", "fp8": "e4m3|f8f6f4"}
 
@@ -59,21 +66,29 @@ def compiled(chip: str, cache: pytest.Cache) -> list[dict]:
 
 def check(chip: str, cache: pytest.Cache) -> None:
     rows = compiled(chip, cache)
-    print(f"\n{chip:8} {'kernel':9} {'dtype':9} dim   lse  tail keys   values registers spills shared matrix")
+    print(f"\n{chip:8} {'kernel':9} {'dtype':9} dim   lse  tail  tall keys   values", end=" ")
+    print("registers spills shared copies matrix")
     for row in rows:
         print(
             f"{'':8} {row['kernel']:9} {row['dtype']:9} {row['head_dim']:3} {row['lse']!s:>5} {row['tail']!s:>5}"
-            f" {row['keys']:6} {row['values']:6} {row['registers']:9} {row['spills']:6} {row['shared']:6}"
-            f" {row['matrix']}"
+            f" {row['tall']!s:>5} {row['keys']:6} {row['values']:6} {row['registers']:9} {row['spills']:6}"
+            f" {row['shared']:6} {row['copies']:6} {row['matrix']}"
         )
     assert {row["kernel"] for row in rows} == KERNELS
     attention = [row for row in rows if row["kernel"] == "_attend"]
     formats = {(row["keys"], row["values"]) for row in attention}
-    assert len(formats) >= 2 and len(attention) == 12 + 8 * (len(formats) - 1)
+    heights = 2 if chip in TALL_SPILLS else 1
+    assert len(formats) >= 2 and len(attention) == heights * (12 + 8 * (len(formats) - 1))
+    assert sum(row["tall"] for row in attention) == (heights - 1) * len(attention) // 2
     shared, unit = CHIPS[chip]
     for row in rows:
         assert row["shared"] <= shared, row
-        assert row["spills"] <= SPILLS.get(row["kernel"], 0), row
+        if row["kernel"] == "_attend" and row["tall"]:
+            assert row["copies"] >= 2, row  # keys and values
+            assert row["spills"] <= TALL_SPILLS[chip], row
+        else:
+            assert row["copies"] == 0, row
+            assert row["spills"] <= SPILLS.get(row["kernel"], 0), row
         if row["kernel"] in ("_attend", "_assign", "_error"):
             assert all(name.startswith(unit) for name in row["matrix"].split()), row
             for types in {row["keys"], row["values"]} if row["kernel"] == "_attend" else {"16-bit"}:

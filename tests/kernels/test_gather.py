@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from dit_accel.kernels.gather import CHUNK, chunk_layout, chunk_lists, gather_chunks
+from dit_accel.kernels.gather import CHUNK, LIVE_BITS, TALL, chunk_layout, chunk_lists, gather_chunks
 
 SIZES = torch.tensor([[17, 0, 1, 16, 40, 15, 0, 44], [0, 100, 1, 1, 1, 14, 16, 0]])
 OFFSETS = torch.nn.functional.pad(SIZES.cumsum(1), (1, 0)).int()
@@ -12,7 +12,10 @@ INDEX = torch.tensor([[1, 0, 0], [0, 1, 1]], dtype=torch.int32)
 backends = pytest.mark.parametrize("backend", ["triton", "reference"])
 
 
-@pytest.mark.parametrize("chunk", [CHUNK, 64])
+heights = pytest.mark.parametrize("chunk", [CHUNK, TALL])
+
+
+@heights
 def test_layout_covers_every_position_once_in_chunks_of_one_block(chunk):
     block, start, live = chunk_layout(OFFSETS, LENGTH, chunk)
     for order, sizes in enumerate(SIZES.tolist()):
@@ -34,44 +37,55 @@ def test_layout_has_room_for_the_worst_case():
     assert live.sum() == offsets[0, -1] and (block >= 0).all()
 
 
+@heights
+def test_layout_of_a_known_number_of_chunks(chunk):
+    """No room is left over in the order that makes the most."""
+    most = int((-(-SIZES // chunk)).sum(1).amax())
+    exact, loose = chunk_layout(OFFSETS, LENGTH, chunk, most), chunk_layout(OFFSETS, LENGTH, chunk)
+    assert (exact[0][:, -1] >= 0).any() and (loose[0][:, most:] == -1).all()
+    assert all(torch.equal(found, room[:, :most]) for found, room in zip(exact, loose, strict=True))
+
+
 @backends
+@heights
 @pytest.mark.parametrize("dim", [64, 128])
 @pytest.mark.parametrize("packed", [False, True])
-def test_gather(backend, dim, packed):
+def test_gather(backend, dim, packed, chunk):
     x = torch.randn(2, LENGTH, 3, dim).transpose(1, 2) if packed else torch.randn(2, 3, LENGTH, dim)
     tokens = torch.stack([torch.randperm(LENGTH) for _ in range(2)]).int()
-    block, start, live = chunk_layout(OFFSETS, LENGTH)
-    out = gather_chunks(x, tokens, INDEX, start, live, backend=backend)
-    expected = torch.zeros(2, 3, block.shape[1] * CHUNK, dim)
+    block, start, live = chunk_layout(OFFSETS, LENGTH, chunk)
+    out = gather_chunks(x, tokens, INDEX, start, live, chunk, backend=backend)
+    expected = torch.zeros(2, 3, block.shape[1] * chunk, dim)
     for b in range(2):
         for h in range(3):
             order = int(INDEX[b, h])
-            for chunk in range(block.shape[1]):
-                for lane in range(int(live[order, chunk])):
-                    expected[b, h, chunk * CHUNK + lane] = x[b, h, tokens[order, start[order, chunk] + lane]]
+            for number in range(block.shape[1]):
+                for lane in range(int(live[order, number])):
+                    expected[b, h, number * chunk + lane] = x[b, h, tokens[order, start[order, number] + lane]]
     assert out.is_contiguous() and torch.equal(out, expected)
 
 
 @backends
-def test_lists_hold_the_chunks_of_kept_blocks_in_order(backend):
+@heights
+def test_lists_hold_the_chunks_of_kept_blocks_in_order(backend, chunk):
     keep = torch.rand(2, 3, 5, 8, generator=torch.Generator().manual_seed(0)) < 0.5
     keep[0, 0, 0], keep[0, 0, 1] = False, True
-    check_lists(keep, backend)
+    check_lists(keep, backend, chunk)
 
 
 @backends
 def test_lists_of_an_expanded_view(backend):
     keep = torch.rand(5, 8, generator=torch.Generator().manual_seed(0)) < 0.5
-    check_lists(keep.expand(2, 3, 5, 8), backend)
+    check_lists(keep.expand(2, 3, 5, 8), backend, CHUNK)
 
 
-def check_lists(keep, backend):
-    block, _, live = chunk_layout(OFFSETS, LENGTH)
+def check_lists(keep, backend, height):
+    block, _, live = chunk_layout(OFFSETS, LENGTH, height)
     entries, counts = chunk_lists(keep, block, live, INDEX, backend=backend)
     for b, h, q in torch.cartesian_prod(torch.arange(2), torch.arange(3), torch.arange(5)).tolist():
         order = int(INDEX[b, h])
         expected = [
-            (chunk << 5) | int(live[order, chunk])
+            (chunk << LIVE_BITS) | int(live[order, chunk])
             for chunk, owner in enumerate(block[order].tolist())
             if owner >= 0 and keep[b, h, q, owner]
         ]
@@ -88,5 +102,5 @@ def test_lists_longer_than_one_step_of_the_kernel(backend):
     index = torch.zeros(1, 1, dtype=torch.int32)
     entries, counts = chunk_lists(keep, block, live, index, backend=backend)
     for q in range(2):
-        chunks = entries[0, 0, q, : int(counts[0, 0, q])] >> 5
+        chunks = entries[0, 0, q, : int(counts[0, 0, q])] >> LIVE_BITS
         assert torch.equal(chunks.long(), keep[0, 0, q].nonzero()[:, 0])

@@ -3,15 +3,15 @@
 import pytest
 import torch
 
-from dit_accel.kernels.gather import CHUNK, chunk_layout
+from dit_accel.kernels.gather import CHUNK, TALL, chunk_layout
 from dit_accel.kernels.quantise import FP8, INT8, LARGEST, Formats, key_shift, quantise_chunks, value_steps
 
 SIZES = [[17, 0, 1, 16, 40, 15, 0, 44], [0, 100, 1, 1, 1, 14, 16, 0]]
 
 
-def quantise(problem, formats, backend):
+def quantise(problem, formats, backend, chunk=CHUNK):
     plan = problem.plan
-    _, start, live = chunk_layout(plan["key_offsets"], problem.k.shape[2])
+    _, start, live = chunk_layout(plan["key_offsets"], problem.k.shape[2], chunk)
     chunks = quantise_chunks(
         problem.k,
         problem.v,
@@ -19,6 +19,7 @@ def quantise(problem, formats, backend):
         plan["key_index"],
         start,
         live,
+        chunk,
         shift=key_shift(problem.k),
         steps=value_steps(problem.v),
         formats=formats,
@@ -29,10 +30,11 @@ def quantise(problem, formats, backend):
 
 @pytest.mark.parametrize("backend", ["triton", "reference"])
 @pytest.mark.parametrize("formats", [Formats(INT8, FP8), Formats(FP8, FP8), Formats(INT8, None), Formats(None, FP8)])
-def test_every_row_is_where_its_chunk_says(make_problem, formats, backend):
+@pytest.mark.parametrize("chunk", [CHUNK, TALL])
+def test_every_row_is_where_its_chunk_says(make_problem, formats, backend, chunk):
     problem = make_problem(SIZES, SIZES, batch=2, heads=3, packed=True)
     shift, steps = key_shift(problem.k), value_steps(problem.v)
-    (keys, key_steps, values), start, live = quantise(problem, formats, backend)
+    (keys, key_steps, values), start, live = quantise(problem, formats, backend, chunk)
     if formats.values is not None:
         values = (values.float() * steps[:, :, None, :, None]).transpose(3, 4).flatten(2, 3)
     keys = keys.float() if key_steps is None else keys.float() * key_steps[..., None]
@@ -43,8 +45,8 @@ def test_every_row_is_where_its_chunk_says(make_problem, formats, backend):
         for h in range(3):
             order = problem.plan["key_index"][b, h]
             tokens = problem.plan["key_tokens"][order].long()
-            for chunk, (first, count) in enumerate(zip(start[order].tolist(), live[order].tolist(), strict=True)):
-                rows = slice(chunk * CHUNK, chunk * CHUNK + count)
+            for number, (first, count) in enumerate(zip(start[order].tolist(), live[order].tolist(), strict=True)):
+                rows = slice(number * chunk, number * chunk + count)
                 members = tokens[first : first + count]
                 exact = problem.k[b, h, members] - shift[b, h]
                 wrong = (keys[b, h, rows] - exact).abs()
@@ -52,7 +54,7 @@ def test_every_row_is_where_its_chunk_says(make_problem, formats, backend):
                 exact = problem.v[b, h, members]
                 bound = value_error * exact.abs() + steps[b, h] * 2**-9
                 assert ((values[b, h, rows] - exact).abs() <= (bound if formats.values else 0)).all()
-                padding = slice(rows.stop, (chunk + 1) * CHUNK)
+                padding = slice(rows.stop, (number + 1) * chunk)
                 assert (keys[b, h, padding] == 0).all() and (values[b, h, padding] == 0).all()
 
 

@@ -4,12 +4,13 @@ import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from dit_accel.kernels import gather, kmeans
+from dit_accel.kernels import gather, kmeans, rowwise  # noqa: F401 - registers its operators
 from dit_accel.kernels.block_mean import block_mean
 from dit_accel.kernels.block_sparse_attention import block_sparse_attention
 from dit_accel.kernels.group import group
 from dit_accel.kernels.quantise import FP8, INT8, key_shift
 from dit_accel.kernels.top_p import select_blocks
+from dit_accel.kernels.unpack_w4 import INT4
 from dit_accel.tests.support.memory import LiveMemory
 
 
@@ -47,6 +48,20 @@ def test_the_reference_has_static_shapes_and_no_square_tensor(return_lse):
     assert memory.peak < tokens**2 * 4
 
 
+def calls_of_linears():
+    """Arguments of the operators of quantised linears, with every optional tensor and with none."""
+    codes, scale, smooth = torch.randint(-128, 128, (5, 64), dtype=torch.int8), torch.rand(2, 5), torch.rand(128) + 1
+    sums, steps = torch.randint(-99, 99, (5, 7), dtype=torch.int32), torch.rand(7)
+    return {
+        "unpack_w4": (codes, scale, INT4, None, None, None, torch.float16),
+        "unpack_w4 with all": (codes, scale, INT4, scale, steps[:5], smooth, torch.float16),
+        "quantise_rows": (torch.randn(3, 128), None, INT8),
+        "quantise_rows smoothed": (torch.randn(3, 128), smooth, INT8),
+        "scale_sums": (sums, steps[:5], steps, None, torch.float16),
+        "scale_sums with a bias": (sums, steps[:5], steps, steps, torch.float16),
+    }
+
+
 def test_custom_ops_keep_their_promises(make_problem):
     """Schema and fake implementation against the real kernels: shapes, dtypes, strides, no aliasing."""
     problem = make_problem([[9, 0, 24]], [[17, 0, 16]], density=0.7, packed=True)
@@ -55,14 +70,15 @@ def test_custom_ops_keep_their_promises(make_problem):
     lists = (plan["keep"], block, live, plan["key_index"])
     entries, counts = ops.chunk_lists(*lists)
     keys, values = (
-        ops.gather_chunks(x, plan["key_tokens"], plan["key_index"], start, live) for x in (problem.k, problem.v)
+        ops.gather_chunks(x, plan["key_tokens"], plan["key_index"], start, live, gather.CHUNK)
+        for x in (problem.k, problem.v)
     )
     queries = plan["query_tokens"], plan["query_offsets"], plan["query_index"]
     tokens = problem.q[:, :, :4].contiguous()
     offsets = torch.tensor([[0, 9, 9, 20, 33]], dtype=torch.int32)
     order = torch.arange(33)[None], offsets, torch.zeros(1, 2, dtype=torch.int32)
     pooled = plan["keep"], *problem.pool()
-    chunks = plan["key_tokens"], plan["key_index"], start, live
+    chunks = plan["key_tokens"], plan["key_index"], start, live, gather.CHUNK
     shift = key_shift(problem.k)
     rounded = {values: (problem.k, problem.v, *chunks, shift, shift, INT8, values) for values in (FP8, None)}
     keys_8, steps, values_16 = ops.quantise_chunks(*rounded[None])
@@ -74,7 +90,7 @@ def test_custom_ops_keep_their_promises(make_problem):
             *(None, None, None, None, steps, None, None),
         ),
         "chunk_lists": lists,
-        "gather_chunks": (problem.k, plan["key_tokens"], plan["key_index"], start, live),
+        "gather_chunks": (problem.k, *chunks),
         "attend_chunks": (problem.q, keys, values, *queries, entries, counts, 0.1, True),
         "attend_chunks with a tail": (problem.q, keys, values, *queries, entries, counts, 0.1, True, *pooled),
         "kmeans_assign": (problem.q, tokens, tokens.square().sum(-1) / 2),
@@ -88,6 +104,7 @@ def test_custom_ops_keep_their_promises(make_problem):
             torch.full((1, 2, 3), 20.0),
         ),
     }
+    calls |= calls_of_linears()
     for name, arguments in calls.items():
         op = getattr(ops, name.split()[0]).default
         torch.library.opcheck(op, arguments, test_utils=("test_schema", "test_faketensor"))

@@ -1,5 +1,6 @@
 """Baselines: each is measured on its own output, or says exactly why it cannot be."""
 
+import inspect
 import sys
 import types
 import warnings
@@ -13,14 +14,15 @@ from dit_accel.accel.attention.budget import Budget
 from dit_accel.accel.bench import attention, baselines, flex, quality
 from dit_accel.accel.bench.case import Case
 from dit_accel.accel.bench.inputs import drawn_inputs
-
-dense = torch.nn.functional.scaled_dot_product_attention
+from dit_accel.tests.support import peers
 
 
 @pytest.fixture(scope="module")
 def case():
-    """Powers of two: boxes of one size."""
-    return Case(drawn_inputs((4, 8, 16), heads=2, head_dim=128), device="cpu", backend="reference", repeats=1)
+    """Powers of two: boxes of one size. The scale is one that nobody takes for granted."""
+    case = Case(drawn_inputs((4, 8, 16), heads=2, head_dim=128), device="cpu", backend="reference", repeats=1)
+    case.scale *= 3
+    return case
 
 
 def planned(case, pattern="window", density=0.3):
@@ -33,7 +35,9 @@ def measure(case, name):
 
 
 def stand_in(monkeypatch, module, **functions):
+    """`functions` in the place of an installed package, on tensors that are said to be on a GPU."""
     monkeypatch.setitem(sys.modules, module, types.SimpleNamespace(**functions))
+    monkeypatch.setattr(baselines, "_need_gpu", lambda case: None)
 
 
 def test_a_forced_backend_is_measured(case):
@@ -64,40 +68,61 @@ def test_torchs_warnings_are_part_of_the_reason(case):
         ("flash-attn 3", "flash_attn_interface"),
         ("flash-attn 4", "flash_attn.cute"),
         ("sageattention 1", "sageattention"),
+        ("comfy-kitchen int8", "comfy_kitchen"),
     ],
 )
 def test_what_is_not_installed_is_named(case, monkeypatch, name, module):
     monkeypatch.setitem(sys.modules, module, None)
     row = measure(case, name)
+    assert row["remark"].startswith("skipped: ") and not row["valid"]
     assert "cannot be imported" in row["remark"] and module in row["remark"]
 
 
-def test_flash_attention_gets_its_layout_and_gives_it_back(case, monkeypatch):
-    def flash_attn_func(q, k, v, softmax_scale):
-        assert q.shape == (1, 512, 2, 128)
-        return dense(*(x.transpose(1, 2) for x in (q, k, v)), scale=softmax_scale).transpose(1, 2), "lse"
+def test_sol_attn_that_is_not_installed_is_named(case, monkeypatch):
+    monkeypatch.setitem(sys.modules, "comfy_kitchen", None)
+    row = baselines.measure_baseline(case, "sol_attn", lambda: baselines.sol_attn(case, 0.5))
+    assert row["remark"] == "skipped: comfy-kitchen is not installed"
 
-    stand_in(monkeypatch, "flash_attn_interface", flash_attn_func=flash_attn_func)
-    assert "needs a GPU" in measure(case, "flash-attn 3")["remark"]
-    monkeypatch.setattr(baselines, "_need_gpu", lambda case: None)
-    assert measure(case, "flash-attn 3")["error"] < 1e-5
+
+@pytest.mark.parametrize(
+    ("name", "module", "function"),
+    [
+        ("flash-attn 3", "flash_attn_interface", peers.fa3_flash_attn_func),
+        ("flash-attn 4", "flash_attn.cute", peers.fa4_flash_attn_func),
+    ],
+)
+def test_flash_attention_gets_its_layout_and_gives_it_back(case, monkeypatch, name, module, function):
+    monkeypatch.setitem(sys.modules, module, types.SimpleNamespace(flash_attn_func=function))
+    assert measure(case, name)["remark"] == "skipped: needs a GPU, the tensors are on the cpu"
+    stand_in(monkeypatch, module, flash_attn_func=function)
+    row = measure(case, name)
+    assert row["error"] < 1e-5 and row["valid"]
 
 
 def test_comfy_kitchen_says_what_it_lacks_and_is_measured(case, monkeypatch):
     stand_in(monkeypatch, "comfy_kitchen")
     assert "has no int8_attention" in measure(case, "comfy-kitchen int8")["remark"]
-    kitchen = {"int8_attention": dense, "int8_attention_is_available": lambda device: False}
+    kitchen = {"int8_attention": peers.int8_attention, "int8_attention_is_available": lambda device=None: False}
     stand_in(monkeypatch, "comfy_kitchen", **kitchen)
     assert "has no kernel for this device" in measure(case, "comfy-kitchen int8")["remark"]
-    kitchen["int8_attention_is_available"] = lambda device: True
+    kitchen["int8_attention_is_available"] = peers.available
     stand_in(monkeypatch, "comfy_kitchen", **kitchen)
     row = measure(case, "comfy-kitchen int8")
     assert row["error"] < 1e-5 and row["formats"] == "int8 x int8"
 
 
+def test_sageattention_is_measured_and_leaves_the_keys_alone(case, monkeypatch):
+    stand_in(monkeypatch, "sageattention", sageattn=peers.sageattn)
+    monkeypatch.setattr(baselines, "version_of", lambda name: f"{name} 1.0.6")
+    keys = case.k.clone()
+    row = measure(case, "sageattention 1")
+    assert row["error"] < 1e-5 and row["valid"] and row["formats"] == "int8 x float16"
+    assert torch.equal(case.k, keys)
+
+
 def test_another_sageattention_is_not_taken_for_the_first(case, monkeypatch):
-    stand_in(monkeypatch, "sageattention", sageattn=None)
-    monkeypatch.setattr(baselines, "_version", lambda name: f"{name} 2.2.0")
+    stand_in(monkeypatch, "sageattention", sageattn=peers.sageattn)
+    monkeypatch.setattr(baselines, "version_of", lambda name: f"{name} 2.2.0")
     assert measure(case, "sageattention 1")["remark"] == (
         "skipped: expected sageattention 1, found sageattention 2.2.0"
     )
@@ -106,11 +131,11 @@ def test_another_sageattention_is_not_taken_for_the_first(case, monkeypatch):
 def test_sol_attn_is_asked_for_the_density(case, monkeypatch):
     asked = []
 
-    def sol_attn(q, k, v, tau, scale):
-        asked.append(tau)
-        return dense(*(x.transpose(1, 2) for x in (q, k, v)), scale=scale).transpose(1, 2)
+    def sol_attn(*arguments, **options):
+        asked.append(inspect.signature(peers.sol_attn).bind(*arguments, **options).arguments["tau"])
+        return peers.sol_attn(*arguments, **options)
 
-    stand_in(monkeypatch, "comfy_kitchen", sol_attn=sol_attn, sol_attn_is_available=lambda device: True)
+    stand_in(monkeypatch, "comfy_kitchen", sol_attn=sol_attn, sol_attn_is_available=peers.available)
     monkeypatch.setattr(quality, "sol_attn_problem", lambda head_dim: None)
 
     def row(density):
@@ -120,6 +145,7 @@ def test_sol_attn_is_asked_for_the_density(case, monkeypatch):
 
     found = row(0.6)
     assert 0.5 < found["density"] <= 0.6 and found["error"] < 1e-5 and found["valid"]
+    assert found["formats"] == "int8 x int8"
     assert quality.sol_density(case.q, case.k, asked[0]) == found["density"]
     assert "blocks of 64 tokens cannot" in row(0.01)["remark"]
     assert "none was asked for" in row(None)["remark"]

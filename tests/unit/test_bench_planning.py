@@ -16,6 +16,7 @@ from dit_accel.accel.bench.attention import Planner
 from dit_accel.accel.bench.case import Case
 from dit_accel.accel.bench.inputs import drawn_inputs
 from dit_accel.accel.cli.main import main
+from dit_accel.tests.support import peers
 
 CPU = torch.device("cpu")
 EXPECTED = {
@@ -74,17 +75,55 @@ def test_a_slow_step_is_found_and_everything_is_put_back(case, monkeypatch):
     assert before == (clusters.Clusters.block_order, pooled.block_order, static.prune)
 
 
-def test_flash_kmeans_gets_the_same_work(case, monkeypatch):
-    def cluster(x, n_clusters, max_iters, tol, init_centroids):
-        assert x.shape == (2, 128, 64) and max_iters == clusters.WARM_ITERATIONS and tol == 0
-        found = clusters.kmeans_clusters(x[None], init_centroids[None], max_iters, backend="reference")
-        return None, found.centroids[0] * 1.0, max_iters
+def flash_kmeans(monkeypatch):
+    """The package with its kernels, whose front door is another function: one that it opens without them."""
+    module = types.SimpleNamespace
+    monkeypatch.setitem(sys.modules, "flash_kmeans", module(batch_kmeans_Euclid=None))
+    kernels = module(batch_kmeans_Euclid=peers.batch_kmeans_euclid)
+    monkeypatch.setitem(sys.modules, "flash_kmeans.kmeans_triton_impl", kernels)
+    labels = module(euclid_assign_triton=peers.euclid_assign_triton)
+    monkeypatch.setitem(sys.modules, "flash_kmeans.assign_euclid_triton", labels)
 
-    monkeypatch.setitem(sys.modules, "flash_kmeans", types.SimpleNamespace(batch_kmeans_Euclid=cluster))
-    rows = [planning.clustering_row(case, name, run) for name, run in (("a", planning.ours), ("b", planning.peer))]
-    assert rows[0]["inertia"] == pytest.approx(rows[1]["inertia"]) and 0.01 < rows[0]["inertia"] < 1
-    start = planning.clustering_row(case, "c", lambda tokens, start, backend: lambda: start)
-    assert start["inertia"] > rows[0]["inertia"]
+
+def test_flash_kmeans_does_the_same_work(case, monkeypatch):
+    flash_kmeans(monkeypatch)
+    start = clusters.sample_centroids(case.k, 8)
+    # Nothing comes near the last one, so it stays empty.
+    start[:, :, -1] = 100
+    kept = start.clone()
+    ours, theirs = (make(case.k, start, "reference")() for make in (planning.ours, planning.peer))
+    torch.testing.assert_close(theirs, ours)
+    assert torch.equal(start, kept) and torch.equal(theirs[:, :, -1], start[:, :, -1])
+    assert not torch.allclose(ours, clusters.kmeans_clusters(case.k, start, 1, backend="reference").centroids)
+    labels, found = (make(case.k, start, "reference")() for make in (planning.our_labels, planning.peer_labels))
+    assert torch.equal(labels, found) and len(labels.unique()) == 7
+
+
+def test_clusterings_are_judged_by_what_they_returned(case, monkeypatch):
+    flash_kmeans(monkeypatch)
+    monkeypatch.setattr(planning, "version_of", lambda name: f"{name} 0.3.1")
+    rows = {name: planning.clustering_row(case, name, *how) for name, how in planning.CLUSTERINGS.items()}
+    whole, halves = ["k-means", "flash-kmeans"], ["k-means labels", "flash-kmeans labels"]
+    assert rows[whole[0]]["inertia"] == pytest.approx(rows[whole[1]]["inertia"])
+    assert rows[halves[0]]["inertia"] == pytest.approx(rows[halves[1]]["inertia"])
+    assert 0.01 < rows[whole[0]]["inertia"] < rows[halves[0]]["inertia"] < 1.5
+    assert [row["iterations"] for row in rows.values()] == [clusters.WARM_ITERATIONS, clusters.WARM_ITERATIONS, 0, 0]
+    assert [row["version"] for row in rows.values()] == [None, "flash-kmeans 0.3.1"] * 2
+
+    def wrong(tokens, start, backend):
+        return lambda: torch.zeros(tokens.shape[:3], dtype=torch.int32)
+
+    assert planning.clustering_row(case, "wrong labels", wrong, 0)["inertia"] > rows[halves[0]]["inertia"]
+
+
+def test_flash_kmeans_without_its_kernels_is_not_measured(case, monkeypatch):
+    flash_kmeans(monkeypatch)
+    for module in ("kmeans_triton_impl", "assign_euclid_triton"):
+        monkeypatch.setitem(sys.modules, f"flash_kmeans.{module}", None)
+    for name in ("flash-kmeans", "flash-kmeans labels"):
+        row = planning.clustering_row(case, name, *planning.CLUSTERINGS[name])
+        assert row["remark"].startswith("skipped: ModuleNotFoundError: import of flash_kmeans.")
+        assert "inertia" not in row
 
 
 def test_command_writes_rows_once_and_a_table(tmp_path, capsys, monkeypatch):
@@ -100,6 +139,8 @@ def test_command_writes_rows_once_and_a_table(tmp_path, capsys, monkeypatch):
         ("svg2", "later"),
         ("k-means", "later"),
         ("flash-kmeans", None),
+        ("k-means labels", "later"),
+        ("flash-kmeans labels", None),
     ]
     assert {"clustering", "map", "orders", "gathers"} < set(rows[0]["steps_ms"]) == set(rows[0]["steps_again_ms"])
     text = capsys.readouterr().out

@@ -8,7 +8,17 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dit_accel.accel.attention.blocks import block_sizes, coordinates, cubes, cut, morton, ordered_blocks
+from dit_accel.accel.attention.blocks import (
+    VideoBlocks,
+    block_order,
+    block_sizes,
+    coordinates,
+    cubes,
+    cut,
+    morton,
+    ordered_blocks,
+)
+from dit_accel.accel.attention.layout import TokenLayout
 from dit_accel.accel.attention.planners.radial import radial_map
 from dit_accel.accel.attention.planners.window import window_map
 from dit_accel.accel.attention.static import overlap
@@ -63,6 +73,52 @@ def test_means_of_blocks():
 )
 def test_block_sizes(tokens, expected):
     assert block_sizes(tokens) == expected
+
+
+def tall(grid, token_order, prefix=0):
+    layout = TokenLayout(grid, prefix=prefix)
+    blocks = [ordered_blocks(grid, token_order, block_sizes(layout.video)[1])]
+    return block_order(layout, blocks, torch.zeros(1, 1, dtype=torch.int32))
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.tuples(st.integers(1, 12), st.integers(1, 24), st.integers(1, 24)),
+    st.sampled_from(["raster", "cube", "morton"]),
+    st.integers(0, 100),
+)
+def test_tall_chunks_hold_every_token_and_little_else(grid, token_order, prefix):
+    order = tall(grid, token_order, prefix)
+    sizes = order.offsets.diff(dim=1)[0].tolist()
+    chunks, small = (sum(math.ceil(size / rows) for size in sizes) for rows in (64, 16))
+    if order.tall_chunks is None:
+        assert chunks * 64 > 1.05 * small * 16
+    else:
+        assert order.tall_chunks == chunks and chunks * 64 <= 1.05 * small * 16
+
+
+@pytest.mark.parametrize(
+    ("grid", "token_order", "fits"),
+    [
+        ((21, 45, 80), "raster", True),
+        ((21, 45, 80), "morton", True),
+        ((16, 20, 20), "cube", True),
+        # Boxes of 3 x 4 x 4 and less between those of 64 tokens.
+        ((21, 45, 80), "cube", False),
+        # A short video has blocks of 16 tokens.
+        ((3, 8, 8), "raster", False),
+    ],
+)
+def test_which_orders_are_cut_into_tall_chunks(grid, token_order, fits):
+    assert (tall(grid, token_order).tall_chunks is not None) == fits
+
+
+def test_tall_chunks_are_as_many_as_any_of_the_orders_makes():
+    layout, tokens, index = TokenLayout((1, 8, 256)), torch.arange(2048), torch.zeros(1, 1, dtype=torch.int32)
+    even = cut(tokens, 64)
+    uneven = VideoBlocks(tokens, even.offsets - (torch.arange(33) == 1).long())  # 63 and 65 tokens
+    assert block_order(layout, [even], index).tall_chunks == 32
+    assert block_order(layout, [even, uneven], index).tall_chunks == 33
 
 
 @pytest.mark.parametrize("grid", [(21, 30, 52), (5, 7, 11), (9, 8, 8)], ids=str)
