@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from dit_accel.accel.cli import bench_planning, bench_quality, bench_video
+from dit_accel.tests.bench import first_compile
 
 RESULTS = Path(__file__).resolve().parents[1] / "bench" / "results"
 PAGE = (RESULTS / "README.md").read_text("utf-8")
@@ -94,3 +95,12 @@ def test_static_plans_cost_next_to_nothing():
             assert maps < 0.01 * row["dense_ms"]
             assert decisions < 0.02 * row["dense_ms"]
             assert (decisions > 0) == ((row["pattern"], row["call"]) == ("svg1", "first"))
+
+
+def test_a_first_run_compiles_within_ten_seconds():
+    rows = rows_of("compile_cpu.json")
+    assert first_compile.show(rows) in PAGE
+    chips = {row["chip"] for row in rows}
+    assert len(chips) == 9
+    for chip in chips:
+        assert sum(row["seconds"] for row in rows if row["chip"] == chip) < 10

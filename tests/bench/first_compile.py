@@ -1,0 +1,63 @@
+"""How long Triton compiles in the first run on a new machine: `python -m dit_accel.tests.bench.first_compile sm_90`.
+
+Every kernel that a sampling run launches (bf16, head dimension 128, svg2, then svg_ear), compiled one after another for
+the chip named, from an empty cache, with no GPU. `--json FILE` keeps the rows.
+"""
+
+import argparse
+import json
+import os
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from dit_accel.accel.cli.machine import machine
+from dit_accel.accel.cli.table import table
+
+PATTERNS = {"svg2": False, "svg_ear": True}  # whether there is a tail
+
+
+def measure(chip: str) -> list[dict]:
+    """A row for each pattern: kernels compiled and seconds; a kernel that both have counts for the first."""
+    with tempfile.TemporaryDirectory() as cache:
+        os.environ |= {"TRITON_CACHE_DIR": cache, "TRITON_INTERPRET": "0"}
+        import torch
+        import triton
+
+        from dit_accel.tests.kernels import compile_for
+
+        compile_for.compile_as(chip)
+        rows = []
+        for pattern, tail in PATTERNS.items():
+            seconds = timed(lambda tail=tail: compile_for.call_attention(torch.bfloat16, 128, False, tail, False, None))
+            kernels = {kernel.hash for kernel in compile_for.compiled}
+            row = {"chip": chip, "pattern": pattern, "kernels": len(kernels), "seconds": seconds}
+            rows.append(row | {"triton": triton.__version__})
+    return rows
+
+
+def timed(work: Callable[[], None]) -> float:
+    begin = time.perf_counter()
+    work()
+    return time.perf_counter() - begin
+
+
+def show(rows: list[dict]) -> str:
+    return table(
+        ("chip", "pattern", "kernels so far", "seconds"),
+        [(row["chip"], row["pattern"], str(row["kernels"]), f"{row['seconds']:.1f}") for row in rows],
+    )
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("chip")
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    found = measure(options.chip)
+    print(show(found))
+    if options.json:
+        earlier = json.loads(options.json.read_text())["rows"] if options.json.exists() else []
+        content = {"machine": machine("no GPU"), "rows": earlier + found}
+        options.json.write_text(json.dumps(content, indent=1) + "\n")
