@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import argparse
 
-from . import bench, bench_planning
+from . import bench, bench_linear, bench_planning
 from .rows import read
 
-SHOW = {bench.KIND: (bench.show, bench.NOTE), bench_planning.KIND: (bench_planning.show, bench_planning.NOTE)}
+SHOW = {one.KIND: (one.show, one.NOTE) for one in (bench, bench_planning, bench_linear)}
 
 
 def run(options: argparse.Namespace) -> int:

@@ -29,7 +29,7 @@ def run(options: argparse.Namespace) -> int:
     width = max(len(name) for name, _ in facts)
     lines = [f"{name:<{width}}  {value}" for name, value in facts]
     if _version("torch"):
-        lines += ["", _operations()]
+        lines += ["", _operations(), "", _compute()]
     print("\n".join(lines))
     return 0
 
@@ -103,3 +103,29 @@ def _operations() -> str:
         for row in registry.operations(device)
     ]
     return table(("operation", "backend", f"usable on {device}"), rows)
+
+
+def _compute() -> str:
+    """Which path a layer of a 4-bit model takes under each setting of `compute`."""
+    import torch
+
+    from ..quant import compute
+
+    card = compute.card_of("cuda" if torch.cuda.is_available() else "cpu")
+    rows = []
+    for setting in (*compute.COMPUTE, *compute.NOT_YET):
+        for kind, weight in compute.KINDS.items():
+            try:
+                choice = compute.choose(setting, weight, card)
+                rows.append((setting, kind, choice.path, choice.reason))
+            except ValueError as error:
+                rows.append((setting, kind, "refused", str(error).removeprefix("compute: ")))
+    return table(("compute", "4-bit layer", f"path on {card.chip}", "because"), _merged(rows))
+
+
+def _merged(rows: list[tuple[str, str, str, str]]) -> list[tuple[str, str, str, str]]:
+    """One row for all kinds of a setting that have the same answer."""
+    kinds: dict[tuple[str, str, str], list[str]] = {}
+    for setting, kind, *answer in rows:
+        kinds.setdefault((setting, *answer), []).append(kind)
+    return [(setting, ", ".join(names), *answer) for (setting, *answer), names in kinds.items()]

@@ -53,6 +53,11 @@ def _parser() -> argparse.ArgumentParser:
         capture.add_argument(f"--{name}", type=Path, help=f"the {name} file, all three or none (default: bundled)")
     capture.set_defaults(run=_capture)
 
+    convert = commands.add_parser("convert", help="a 4-bit model as one file in ComfyUI's convention")
+    convert.add_argument("source", type=Path, metavar="SOURCE", help="a nunchaku or comfy_quant file, or a folder")
+    convert.add_argument("target", type=Path, metavar="TARGET", help="the safetensors file to write")
+    convert.set_defaults(run=_convert)
+
     bench = commands.add_parser("bench", help="tables of times and errors")
     subjects = bench.add_subparsers(required=True, metavar="subject")
     attention = subjects.add_parser("attention", help="sparse attention beside dense attention")
@@ -75,7 +80,13 @@ def _parser() -> argparse.ArgumentParser:
     _add_row_options(planning)
     planning.set_defaults(run=_bench_planning)
 
-    show = subjects.add_parser("show", help="prints the tables of files that attention and planning wrote")
+    linear = subjects.add_parser("linear", help="a layer with 4-bit weights on every path, beside the plain one")
+    linear.add_argument("--size", type=_size, nargs="+", metavar="NxK", help="output by input channels of the layers")
+    linear.add_argument("--tokens", type=_positive, help="rows of the input (default 32760 on a GPU, else 64)")
+    _add_row_options(linear)
+    linear.set_defaults(run=_bench_linear)
+
+    show = subjects.add_parser("show", help="prints the tables of files that attention, planning and linear wrote")
     show.add_argument("files", type=Path, nargs="+")
     show.set_defaults(run=_bench_show)
 
@@ -130,6 +141,13 @@ def _grid(text: str) -> tuple[int, int, int]:
     return tuple(map(int, sizes))
 
 
+def _size(text: str) -> tuple[int, int]:
+    sizes = text.split("x")
+    if len(sizes) != 2 or not all(size.isdecimal() and int(size) for size in sizes) or int(sizes[1]) % 64:
+        raise argparse.ArgumentTypeError(f"expected output x input channels such as 5120x13824, found {text}")
+    return tuple(map(int, sizes))
+
+
 def _index(text: str) -> int:
     value = int(text)
     if value < 0:
@@ -176,6 +194,12 @@ def _capture(options: argparse.Namespace) -> int:
     return run(options)
 
 
+def _convert(options: argparse.Namespace) -> int:
+    from .convert import run
+
+    return run(options)
+
+
 def _bench_attention(options: argparse.Namespace) -> int:
     from .bench import run
 
@@ -184,6 +208,12 @@ def _bench_attention(options: argparse.Namespace) -> int:
 
 def _bench_planning(options: argparse.Namespace) -> int:
     from .bench_planning import run
+
+    return run(options)
+
+
+def _bench_linear(options: argparse.Namespace) -> int:
+    from .bench_linear import run
 
     return run(options)
 

@@ -7,15 +7,15 @@ set -euo pipefail
 usage="usage: gpu_table.sh [-o FOLDER] [-r FOLDER] [-s 'STEP ...'] [-q] [capture.safetensors ...]
   -o  where results go (default: \$OUT, else gpu_table)
   -r  results of an earlier call to go on from
-  -s  some of: tests attention planning growth short head64 (default: all)
+  -s  some of: tests attention planning growth short head64 linear (default: all)
   -q  tiny inputs and single runs, to try the script itself without a GPU"
 call_seconds=540
 all_seconds=1200
-declare -A most_seconds=([tests]=300 [attention]=420 [planning]=120 [growth]=180 [short]=80 [head64]=100)
+declare -A most_seconds=([tests]=280 [attention]=400 [planning]=110 [growth]=180 [short]=70 [head64]=100 [linear]=60)
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd -P)
 out=${OUT:-gpu_table}
-steps="tests attention planning growth short head64"
+steps="tests attention planning growth short head64 linear"
 earlier=
 quick=()
 only=
@@ -50,7 +50,7 @@ bench() { python3 -m dit_accel.accel.cli.main bench "$@"; }
 table() {
     local name=$1 subject=$2
     shift 2
-    bench "$subject" "$@" --json "$out/$name.json" --resume "${quick[@]}"
+    bench "$subject" "$@" --json "$out/$name.json" --resume
 }
 
 # The options for a drawn clip of such grids.
@@ -83,26 +83,30 @@ run_step() {
                 inputs="$(drawn 21x30x52 21x45x80) --heads 12"
             fi
             # shellcheck disable=SC2086
-            table attention attention --density 0.15 0.3 --precision 16-bit 8-bit $inputs "${captures[@]}"
+            table attention attention --density 0.15 0.3 --precision 16-bit 8-bit $inputs "${captures[@]}" "${quick[@]}"
             ;;
         planning)
             # shellcheck disable=SC2046
-            table planning planning --heads 12 --density 0.3 $(drawn 21x30x52 21x45x80)
+            table planning planning --heads 12 --density 0.3 $(drawn 21x30x52 21x45x80) "${quick[@]}"
             ;;
         growth)
             # Powers of two: here the blocks of a window are of one size, so FlexAttention can take the same mask.
             # shellcheck disable=SC2046
             table growth attention --heads 8 --density 0.25 --pattern svg2 window pooled \
-                $(drawn 8x32x32 16x32x32 16x32x64 32x32x64 32x64x64)
+                $(drawn 8x32x32 16x32x32 16x32x64 32x32x64 32x64x64) "${quick[@]}"
             ;;
         short)
             # shellcheck disable=SC2046
-            table short attention --heads 12 --density 0.3 --precision 16-bit 8-bit $(drawn 3x30x52 5x30x52)
+            table short attention --heads 12 --density 0.3 --precision 16-bit 8-bit $(drawn 3x30x52 5x30x52) \
+                "${quick[@]}"
             ;;
         head64)
             # shellcheck disable=SC2046
             table head64 attention --heads 24 --head-dim 64 --density 0.3 --precision 16-bit 8-bit \
-                --pattern svg2 svg_ear window pooled $(drawn 21x30x52)
+                --pattern svg2 svg_ear window pooled $(drawn 21x30x52) "${quick[@]}"
+            ;;
+        linear)
+            table linear linear ${quick[0]:+--repeats 1}
             ;;
     esac
 }
@@ -122,7 +126,7 @@ fi
 GPU_TABLE_SITE=$(mktemp -d)
 trap 'rm -rf "$GPU_TABLE_SITE"; rm -f "$out"/.*.partial' EXIT
 ln -s "$root" "$GPU_TABLE_SITE/dit_accel"
-export GPU_TABLE_SITE PYTHONPATH=$GPU_TABLE_SITE PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1
+export GPU_TABLE_SITE PYTHONPATH=$GPU_TABLE_SITE${PYTHONPATH:+:$PYTHONPATH} PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1
 
 log=$out/steps.txt
 touch "$log"

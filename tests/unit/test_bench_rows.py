@@ -139,23 +139,33 @@ def test_a_bad_grid_is_named(grid, capsys):
 
 
 def test_the_gpu_script_makes_its_tables_and_goes_on(tmp_path):
-    """Tiny inputs through the reference, from the repository as it lies there: nothing is installed for the script."""
-    out = tmp_path / "out"
+    """Tiny inputs through the reference, from the repository as it lies there: nothing is installed for the script,
+    and peers may lie in a folder of the caller's."""
+    out, peers = tmp_path / "out", tmp_path / "peers"
+    peers.mkdir()
+    (peers / "sageattention.py").write_text("raise ImportError('found where the caller keeps it')", "utf-8")
     environment = {
         **os.environ,
         "CUDA_VISIBLE_DEVICES": "",
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+        "PYTHONPATH": str(peers),
     }
-    environment.pop("PYTHONPATH", None)
-    script = [str(ROOT / "tests" / "bench" / "gpu_table.sh"), "-q", "-o", str(out), "-s", "planning head64"]
+    script = [str(ROOT / "tests" / "bench" / "gpu_table.sh"), "-q", "-o", str(out), "-s", "planning head64 linear"]
     result = subprocess.run(script, env=environment, capture_output=True, text=True, timeout=120)
     assert result.returncode == 0, result.stdout + result.stderr
-    assert result.stdout.endswith("all done: planning head64\n")
+    assert result.stdout.endswith("all done: planning head64 linear\n")
     table = (out / "table.txt").read_text("utf-8")
     assert "planning.json: CPU" in table and "head64.json: CPU" in table and "sdpa math" in table
     assert rows(out / "head64.json")[0]["head_dim"] == 64
-    assert {path.name for path in out.iterdir()} == {"planning.json", "head64.json", "steps.txt", "table.txt"}
-    (out / "steps.txt").write_text("planning done 1\nhead64 stopped 1195\n")
+    assert "sageattention cannot be imported (found where the caller keeps it)" in table
+    assert {path.name for path in out.iterdir()} == {
+        "planning.json",
+        "head64.json",
+        "linear.json",
+        "steps.txt",
+        "table.txt",
+    }
+    (out / "steps.txt").write_text("planning done 1\nlinear done 0\nhead64 stopped 1195\n")
     result = subprocess.run(script, env=environment, capture_output=True, text=True, timeout=120)
     assert result.returncode == 1 and "not done: head64; 4 seconds left" in result.stdout
     assert "== planning" not in result.stdout

@@ -8,6 +8,7 @@ import pytest
 
 from dit_accel.accel.cli import doctor
 from dit_accel.accel.cli.main import main
+from dit_accel.accel.quant import compute
 from dit_accel.kernels import registry
 
 
@@ -31,6 +32,31 @@ def test_every_operation_is_listed(capsys):
     assert main(["doctor"]) == 0
     operations = capsys.readouterr().out.split("\n\n")[1]
     assert all(name in operations for name in registry.REQUIREMENTS)
+
+
+def paths(capsys):
+    """The table of 4-bit layers: (setting, kinds, path, reason)."""
+    assert main(["doctor"]) == 0
+    lines = capsys.readouterr().out.rstrip().split("\n\n")[-1].splitlines()
+    return lines[0], [(*re.split(" {2,}", line), "")[:4] for line in lines[2:]]
+
+
+@pytest.mark.parametrize(
+    ("chip", "expected"),
+    [
+        ("sm_89", [("auto", "INT4", "w4a4"), ("auto", "AWQ", "w4a16"), ("w8a8", "INT4, NVFP4", "w8a8 int8")]),
+        ("sm_90", [("auto", "INT4, NVFP4, AWQ", "w4a16"), ("w4a4", "INT4, NVFP4, AWQ", "refused")]),
+        ("cpu", [("w8a8", "INT4, NVFP4, AWQ", "refused"), ("w4a16", "INT4, NVFP4, AWQ", "w4a16")]),
+    ],
+)
+def test_4_bit_layers_and_their_paths(capsys, monkeypatch, chip, expected):
+    monkeypatch.setattr(compute, "card_of", lambda device: compute.Card(chip))
+    header, rows = paths(capsys)
+    assert f"path on {chip}" in header
+    assert all(any(row[:3] == wanted for row in rows) for wanted in expected)
+    assert {row[0] for row in rows} == {*compute.COMPUTE, *compute.NOT_YET}
+    refused = [row[3] for row in rows if row[2] == "refused"]
+    assert all("not available yet" in reason or f"cannot run on {chip}" in reason for reason in refused)
 
 
 def test_nothing_found(report, monkeypatch, tmp_path):

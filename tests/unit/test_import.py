@@ -8,7 +8,13 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 
-NODES = ("DitAccelSparseAttention", "DitAccelBudget", "DitAccelSaveConditioning", "DitAccelLoadConditioning")
+NODES = (
+    "DitAccelSparseAttention",
+    "DitAccelBudget",
+    "DitAccelSaveConditioning",
+    "DitAccelLoadConditioning",
+    "DitAccelLoadSVDQuant",
+)
 
 # Loads the pack as ComfyUI does: by path, under a module name that is that path.
 LOAD = """
@@ -51,7 +57,7 @@ torch.cuda._lazy_init = lambda *_: sys.exit("CUDA was initialised")
 extension = load(folder)
 print(len(asyncio.run(extension.get_node_list())), torch.cuda.is_initialized())
 """
-    assert run(code, comfyui=comfyui) == "4 False"
+    assert run(code, comfyui=comfyui) == f"{len(NODES)} False"
 
 
 def test_nodes_register_from_a_path_with_spaces(comfyui, tmp_path):

@@ -1,0 +1,1 @@
+"""4-bit models: their layout, their files and their arithmetic."""

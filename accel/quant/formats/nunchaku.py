@@ -1,0 +1,157 @@
+"""nunchaku's checkpoints (SVDQuant, arXiv 2411.05007) of FLUX.1, Qwen-Image and Z-Image, as ComfyUI's models want
+them."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+
+import torch
+from torch import Tensor
+
+from ..joining import Linear
+from ..weight4 import Weight4
+from .nunchaku_layers import OPTIONAL, PARTS, read_awq, read_svdquant
+from .nunchaku_names import MODELS, Model, Move, Source
+
+LAYER_TENSORS = ("weight", "qweight", "wscales", "wzeros", *OPTIONAL)
+
+Layers = dict[str, dict[str, Tensor]]
+
+
+def detect(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> bool:
+    """Whether these are the tensors of a nunchaku checkpoint."""
+    return any(
+        name.endswith(".qweight") and tensor.dtype == torch.int8 and f"{name.removesuffix('qweight')}wscales" in tensors
+        for name, tensor in tensors.items()
+    )
+
+
+def read(tensors: Mapping[str, Tensor], metadata: Mapping[str, str], name: str) -> dict[str, Tensor | Weight4]:
+    """The model with ComfyUI's names: `<layer>.weight` of a 4-bit layer is a Weight4, `<layer>.bias` its plain bias
+    (fp32 where the file's stands for more than the bias), all else is as in the file.
+
+    metadata: the file's, with the texts of `config` and `comfy_config` (JSON), `model_class` where the file has them.
+    name: of the file, for messages. Raises ValueError naming file, layer and tensor.
+    """
+    try:
+        return _read(tensors, metadata)
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from error
+
+
+def _read(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> dict[str, Tensor | Weight4]:
+    model = _model(tensors, metadata)
+    if model.width not in tensors:
+        raise ValueError(f"expected a tensor {model.width} in a file of {model.name}, found none")
+    width = tensors[model.width].shape[0]
+    layers, result = _by_layer(tensors)
+    for prefix, layers_of_block, target, moves in _blocks(layers, model):
+        produced = _move_all(prefix, layers_of_block, f"{target}.", moves, width)
+        for move in moves:
+            for name in move.targets:
+                if f"{target}.{name}.weight" not in produced:
+                    sources = " and ".join(prefix + source.name for source in move.sources)
+                    raise ValueError(f"expected {sources} for ComfyUI's {target}.{name}, found no such layer")
+        result |= produced
+    result |= _move_all("", layers, "", model.outside, width)
+    config = _json(metadata, "config")
+    for setting, marker in model.markers.items():
+        if config.get(setting):
+            result[marker] = torch.empty(0)
+    return result
+
+
+def _model(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> Model:
+    """The model by the file's metadata, else by the names in it."""
+    named = {
+        metadata.get("model_class"),
+        _json(metadata, "comfy_config").get("model_class"),
+        _json(metadata, "config").get("_class_name"),
+    }
+    for model in MODELS:
+        if named & set(model.classes):
+            return model
+    for model in MODELS:
+        if model.mark in tensors:
+            return model
+    names = ", ".join(model.name for model in MODELS)
+    found = ", ".join(sorted(filter(None, named))) or "no name and none of their tensors"
+    raise ValueError(f"expected a model of {names}, found {found}")
+
+
+def _json(metadata: Mapping[str, str], key: str) -> dict:
+    try:
+        found = json.loads(metadata.get(key, "{}"))
+    except json.JSONDecodeError as error:
+        raise ValueError(f"metadata {key}: expected JSON, found something else ({error})") from error
+    return found if isinstance(found, dict) else {}
+
+
+def _by_layer(tensors: Mapping[str, Tensor]) -> tuple[Layers, dict[str, Tensor | Weight4]]:
+    """Tensors of linear layers and norms by layer, under one engine's names; and all others."""
+    layers: Layers = defaultdict(dict)
+    others: dict[str, Tensor | Weight4] = {}
+    quantised = {name.removesuffix(".qweight") for name in tensors if name.endswith(".qweight")}
+    for name, tensor in tensors.items():
+        layer, _, part = name.rpartition(".")
+        part = PARTS.get(part, part)
+        if layer in quantised or part in LAYER_TENSORS:
+            layers[layer][part] = tensor
+        else:
+            others[name] = tensor
+    return layers, others
+
+
+def _blocks(layers: Layers, model: Model) -> Iterable[tuple[str, Layers, str, tuple[Move, ...]]]:
+    """Takes the blocks out of `layers`: each with its name in the file, its layers, its name in ComfyUI, its moves."""
+    found: dict[str, dict[int, Layers]] = defaultdict(lambda: defaultdict(dict))
+    for name in list(layers):
+        parts = name.split(".", 2)
+        if parts[0] in model.blocks and len(parts) == 3 and parts[1].isdecimal():
+            own = model.blocks[parts[0]].aliases.get(parts[2], parts[2])
+            found[parts[0]][int(parts[1])][own] = layers.pop(name)
+    for kind, blocks in model.blocks.items():
+        if not found[kind]:
+            raise ValueError(f"expected blocks {kind}.0 and on in a file of {model.name}, found none")
+        for number in range(max(found[kind]) + 1):
+            if number not in found[kind]:
+                raise ValueError(f"expected blocks {kind}.0 to {kind}.{max(found[kind])}, found no {kind}.{number}")
+            yield f"{kind}.{number}.", found[kind][number], f"{blocks.name}.{number}", blocks.moves
+
+
+def _move_all(
+    prefix: str, layers: Layers, target: str, moves: Iterable[Move], width: int
+) -> dict[str, Tensor | Weight4]:
+    """The moves done on the layers of a block, and what no move takes under its own name."""
+    result: dict[str, Tensor | Weight4] = {}
+    for move in moves:
+        missing = [source.name for source in move.sources if source.name not in layers]
+        if len(missing) == len(move.sources):
+            continue
+        if missing:
+            raise ValueError(f"{prefix}{missing[0]}: expected this layer beside {prefix}{move.sources[0].name}")
+        linears = move.how(
+            [_linear(prefix + source.name, layers.pop(source.name), source, width) for source in move.sources]
+        )
+        for name, linear in zip(move.targets, linears, strict=True):
+            result[f"{target}{name}.weight"] = linear.weight
+            if linear.bias is not None:
+                result[f"{target}{name}.bias"] = linear.bias
+    for layer, parts in layers.items():
+        if "qweight" in parts:
+            raise ValueError(f"{prefix}{layer}: expected no 4-bit layer of this name, found one")
+        result |= {f"{target}{layer}.{part}": tensor for part, tensor in parts.items()}
+    return result
+
+
+def _linear(layer: str, parts: dict[str, Tensor], source: Source, width: int) -> Linear:
+    if "qweight" not in parts:
+        if "weight" not in parts:
+            raise ValueError(f"{layer}: expected {layer}.qweight or {layer}.weight, found only {', '.join(parts)}")
+        return Linear(layer, parts["weight"], parts.get("bias"))
+    shape = tuple(None if size is None else size * width for size in (source.outputs, source.inputs))
+    if parts["qweight"].dtype == torch.int32:
+        return read_awq(layer, parts, shape, source.chunks)
+    return read_svdquant(layer, parts, shape, source.unsigned)

@@ -1,0 +1,111 @@
+"""The natural layout of a linear layer with 4-bit weights, into which every format is read.
+
+SVDQuant (arXiv 2411.05007): W = R diag(1 / smooth) + proj_up proj_downᵀ, where R are the 4-bit weights. The smoothing
+is folded out of the low-rank branch, which sees the layer's input as it is.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from ...kernels.unpack_w4 import E2M1, E2M1_VALUES, INT4, grid_values, unpack_nibbles, unpack_w4
+
+__all__ = [
+    "E2M1",
+    "E2M1_VALUES",
+    "GELU_SHIFT",
+    "INT4",
+    "Weight4",
+    "dequantise",
+    "grid_values",
+    "pack_nibbles",
+    "residual",
+    "shift_bias",
+    "unpack_nibbles",
+]
+# What engines add to the input of an unsigned layer: the output of a GELU is never below minus this.
+GELU_SHIFT = 0.171875
+
+
+@dataclass(frozen=True)
+class Weight4:
+    """The weight of y = x Wᵀ for W [N, K], in groups of G input channels:
+    W = (value(code) * scale + zero) * channel_scale / smooth + proj_up @ proj_down.T
+
+    codes: int8 [N, K / 2]; the low nibble of a byte is the even column.
+    scale: [K / G, N], 16-bit, fp32 or float8_e4m3fn.
+    grid: INT4 (two's complement, -8..7) or E2M1 (a sign and 0, 0.5, 1, 1.5, 2, 3, 4, 6).
+    zero: [K / G, N] or None. channel_scale: fp32 [N] or [1], or None for ones.
+    smooth: [K] or None for ones. proj_down: [K, R] and proj_up: [N, R], or None of both.
+    unsigned_from: the input channels from here on are outputs of a GELU, which W4A4 engines shift by GELU_SHIFT and
+    quantise without a sign; None if there are none.
+    """
+
+    codes: Tensor
+    scale: Tensor
+    grid: str = INT4
+    zero: Tensor | None = None
+    channel_scale: Tensor | None = None
+    smooth: Tensor | None = None
+    proj_down: Tensor | None = None
+    proj_up: Tensor | None = None
+    unsigned_from: int | None = None
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """N and K."""
+        return self.codes.shape[0], 2 * self.codes.shape[1]
+
+    @property
+    def group(self) -> int:
+        """Input channels that share a scale."""
+        return self.shape[1] // self.scale.shape[0]
+
+    @property
+    def rank(self) -> int:
+        return 0 if self.proj_down is None else self.proj_down.shape[1]
+
+    @cached_property
+    def shift(self) -> Tensor:
+        """shift_bias of this weight, computed once."""
+        return shift_bias(self)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The tensors that there are, by field."""
+        named = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {name: value for name, value in named.items() if isinstance(value, Tensor)}
+
+
+def pack_nibbles(codes: Tensor) -> Tensor:
+    """Integers [..., K], of which the low four bits count, as int8 [..., K / 2], even columns in the low nibble."""
+    codes = codes.to(torch.uint8) & 15
+    return (codes[..., ::2] | codes[..., 1::2] << 4).view(torch.int8)
+
+
+def residual(weight: Weight4) -> Tensor:
+    """The 4-bit part in the basis of the smoothed input, W - proj_up proj_downᵀ times smooth: fp32 [N, K]."""
+    options = {"grid": weight.grid, "zero": weight.zero, "channel_scale": weight.channel_scale}
+    return unpack_w4(weight.codes, weight.scale, **options, dtype=torch.float32, backend="reference")
+
+
+def dequantise(weight: Weight4) -> Tensor:
+    """W of the plain linear layer: fp32 [N, K]."""
+    dense = residual(weight)
+    if weight.smooth is not None:
+        dense = dense / weight.smooth.float()
+    if weight.proj_down is not None:
+        dense = dense + weight.proj_up.float() @ weight.proj_down.float().T
+    return dense
+
+
+def shift_bias(weight: Weight4) -> Tensor:
+    """What the shift of the unsigned input channels adds to the 4-bit part's output: fp32 [N]. An engine that shifts
+    its input takes the plain bias minus this."""
+    dense = residual(weight)[:, weight.unsigned_from :]
+    if weight.smooth is not None:
+        dense = dense / weight.smooth[weight.unsigned_from :].float()
+    return GELU_SHIFT * dense.sum(dim=1)

@@ -1,0 +1,106 @@
+"""nunchaku checkpoints of tiny models: what is read, dequantised, is the plain model, key by key."""
+
+import importlib
+import json
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from dit_accel.accel.quant.formats.reading import FOLDER_PARTS, read_quantised
+from dit_accel.accel.quant.weight4 import E2M1, INT4, Weight4, dequantise
+
+GRIDS = [INT4, E2M1]
+
+
+@pytest.fixture(scope="session")
+def nunchaku(comfy):
+    """The module, loaded after ComfyUI."""
+    return importlib.import_module("dit_accel.tests.support.nunchaku_checkpoints")
+
+
+def save(checkpoint, path, **metadata):
+    tensors = {name: tensor.contiguous() for name, tensor in checkpoint.tensors.items()}
+    save_file(tensors, path, metadata={**checkpoint.metadata, **metadata})
+    return path
+
+
+def assert_is(found: dict, plain: dict) -> None:
+    """The tensors are the plain model: 16-bit ones exactly, 4-bit ones to the rounding of fp32."""
+    assert found.keys() == plain.keys()
+    for name, tensor in found.items():
+        if isinstance(tensor, Weight4):
+            torch.testing.assert_close(dequantise(tensor), plain[name], rtol=1e-5, atol=1e-6, msg=name)
+        elif tensor.dtype == torch.float32:
+            torch.testing.assert_close(tensor, plain[name], rtol=1e-5, atol=1e-6, msg=name)
+        else:
+            assert torch.equal(tensor.float(), plain[name]), name
+
+
+CASES = [
+    ("flux", "cpp", 8 + 2 + 2 * 3),
+    ("flux", "python", 8 + 2 + 2 * 3),
+    ("flux padded", "cpp", 8 + 2 + 2 * 3),
+    ("qwen image", "python", 2 * (6 + 2 + 4 + 2)),
+    ("z image", "python", 6 * 5),
+    ("z image, plain refiners", "python", 2 * 5),
+]
+
+
+@pytest.mark.parametrize("grid", GRIDS)
+@pytest.mark.parametrize("name, naming, quantised", CASES)
+def test_what_is_read_is_the_plain_model(nunchaku, tmp_path, name, naming, quantised, grid):
+    checkpoint = nunchaku.checkpoint(name, grid, naming)
+    found, metadata = read_quantised(save(checkpoint, tmp_path / "m.safetensors"))
+    assert metadata == checkpoint.metadata
+    assert_is(found, checkpoint.plain)
+    weights = [tensor for tensor in found.values() if isinstance(tensor, Weight4)]
+    assert len(weights) == quantised
+    assert {weight.grid for weight in weights if weight.zero is None} == {grid}
+    state = checkpoint.network().state_dict()
+    assert {key: value.shape for key, value in state.items()} == {k: v.shape for k, v in checkpoint.plain.items()}
+
+
+def test_a_folder_is_read_like_a_file(nunchaku, tmp_path):
+    checkpoint = nunchaku.checkpoint("flux")
+    blocks = {key: value for key, value in checkpoint.tensors.items() if "transformer_blocks." in key}
+    others = {key: value for key, value in checkpoint.tensors.items() if key not in blocks}
+    for part, tensors in zip(FOLDER_PARTS, (blocks, others), strict=True):
+        save_file({key: value.contiguous() for key, value in tensors.items()}, tmp_path / part)
+    for setting in ("config", "comfy_config"):
+        (tmp_path / f"{setting}.json").write_text(checkpoint.metadata[setting])
+    found, metadata = read_quantised(tmp_path)
+    assert_is(found, checkpoint.plain)
+    assert json.loads(metadata["comfy_config"])["model_class"] == "Flux"
+
+
+@pytest.mark.parametrize("name", ["flux", "qwen image", "z image"])
+def test_a_file_without_metadata_is_known_by_its_tensors(nunchaku, tmp_path, name):
+    checkpoint = nunchaku.checkpoint(name)
+    save_file({key: value.contiguous() for key, value in checkpoint.tensors.items()}, tmp_path / "m.safetensors")
+    assert_is(read_quantised(tmp_path / "m.safetensors")[0], checkpoint.plain)
+
+
+def test_parts_of_one_layer_share_their_input_tensors(nunchaku, tmp_path):
+    found, _ = read_quantised(save(nunchaku.checkpoint("qwen image"), tmp_path / "m.safetensors"))
+    for names in (("to_q", "to_k", "to_v"), ("add_q_proj", "add_k_proj", "add_v_proj")):
+        q, k, v = (found[f"transformer_blocks.1.attn.{name}.weight"] for name in names)
+        assert q.smooth is k.smooth is v.smooth and q.proj_down is k.proj_down is v.proj_down
+
+
+@pytest.mark.parametrize("grid", GRIDS)
+def test_unsigned_inputs(nunchaku, tmp_path, grid):
+    """After a GELU, and in FLUX's single blocks behind the attention's output; NVFP4 has a sign everywhere."""
+    found, _ = read_quantised(save(nunchaku.checkpoint("flux", grid), tmp_path / "m.safetensors"))
+    begins = {name: tensor.unsigned_from for name, tensor in found.items() if isinstance(tensor, Weight4)}
+    unsigned = {name: begin for name, begin in begins.items() if begin is not None}
+    expected = {"double_blocks.0.img_mlp.2": 0, "double_blocks.0.txt_mlp.2": 0}
+    expected |= {f"single_blocks.{number}.linear2": 256 for number in range(2)}
+    assert unsigned == ({f"{name}.weight": at for name, at in expected.items()} if grid == INT4 else {})
+
+
+def test_edit_models_keep_their_marker(nunchaku, tmp_path):
+    """ComfyUI tells the edit model of November 2025 by an empty tensor, diffusers by a setting."""
+    checkpoint = nunchaku.checkpoint("qwen image")
+    path = save(checkpoint, tmp_path / "m.safetensors", config=json.dumps({"zero_cond_t": True}))
+    assert read_quantised(path)[0].keys() - checkpoint.plain.keys() == {"__index_timestep_zero__"}
