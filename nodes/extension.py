@@ -6,6 +6,7 @@ from ..accel.comfy import models
 from .budget import DitAccelBudget
 from .conditioning import DitAccelLoadConditioning, DitAccelSaveConditioning
 from .sparse_attention import DitAccelSparseAttention
+from .svdquant import DitAccelLoadSVDQuant
 
 
 class DiTAccelExtension(ComfyExtension):
@@ -13,4 +14,10 @@ class DiTAccelExtension(ComfyExtension):
         models.register()
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
-        return [DitAccelSparseAttention, DitAccelBudget, DitAccelSaveConditioning, DitAccelLoadConditioning]
+        return [
+            DitAccelSparseAttention,
+            DitAccelBudget,
+            DitAccelSaveConditioning,
+            DitAccelLoadConditioning,
+            DitAccelLoadSVDQuant,
+        ]

@@ -15,5 +15,6 @@ def test_every_node_registers(comfyui, tmp_path):
             "DitAccelBudget",
             "DitAccelSaveConditioning",
             "DitAccelLoadConditioning",
+            "DitAccelLoadSVDQuant",
         }
         assert "IMPORT FAILED" not in server.log_since(0)
