@@ -45,6 +45,7 @@ REQUIREMENTS: dict[str, dict[str, Requirement]] = {
     "top_p": {"triton": Requirement((torch.float32,)), "reference": Requirement((torch.float32,))},
     "unpack_w4": {"triton": Requirement(HALF), "reference": Requirement(FLOATS)},
     "rowwise": {"triton": Requirement(HALF), "reference": Requirement(FLOATS)},
+    "relu_linear_attention": {"triton": Requirement(FLOATS, (16, 32)), "reference": Requirement(FLOATS)},
 }
 
 
@@ -135,7 +136,7 @@ def why_not(
         if problem:
             return problem
         if interpreted():
-            dtypes = INTERPRETED if dtypes == HALF else dtypes
+            dtypes = INTERPRETED if dtypes in (HALF, FLOATS) else dtypes
         elif torch.version.hip:
             if not architecture(device).startswith(AMD):
                 return f"AMD {architecture(device)} is not supported"

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from ...kernels.gather import CHUNK
 from ...kernels.quantise import SHIFT_STRIDE
+from ...kernels.relu_linear_attention import PART
 from ..attention.cards import H200, RTX_4090, RTX_5090, Card
 from ..attention.clusters import WARM_ITERATIONS
 from ..attention.costs import BANDWIDTH_EFFICIENCY, SPARSE_EFFICIENCY, Planning
@@ -193,6 +194,27 @@ CALLS = {
 }
 
 
+# Attention of DC-AE in the sana decoder at an eighth of the image's side: 512 channels, and as many of one scale.
+AUTOENCODER_HEADS, AUTOENCODER_DIM, AUTOENCODER_FACTOR = 32, 32, 8
+# Vector operations for a key: to fp32 and back, relu, sum; for a query: to fp32, relu, parts, weight, division.
+KEY, QUERY = 4, 18
+
+
+def linear_attention(pixels: int) -> dict[str, Work]:
+    """Work of DC-AE's attention in one block, 16 bits, for an image of pixels x pixels."""
+    count = 1e-12 * AUTOENCODER_HEADS * (pixels // AUTOENCODER_FACTOR) ** 2  # of tokens and heads
+    dim = AUTOENCODER_DIM
+    return {
+        "sums of keys and values": Work(
+            half=2 * count * dim**2,
+            vector=KEY * count * dim,
+            bytes=1e3 * count * (4 * dim + 8 * dim * (dim + 1) / PART),
+        ),
+        "results": Work(half=6 * 2 * count * dim**2, vector=QUERY * count * dim, bytes=1e3 * count * 4 * dim),
+        "both in plain PyTorch": Work(vector=4 * count * dim**2, bytes=1e3 * count * 72 * dim),
+    }
+
+
 def milliseconds(work: Work, peaks: Peaks, *, at_peak: bool) -> float:
     """The time of the slowest unit: the roofline."""
     return max(work.bounds(peaks, at_peak=at_peak).values())
@@ -210,6 +232,13 @@ once; what a kernel reads again is taken to come from the cache. Launches, the c
 small work around the kernels are left out.
 
 ## Work"""
+LINEAR = f"""
+## Linear attention of DC-AE
+
+One block of the sana decoder at an eighth of the image's side, where its tokens are most: {AUTOENCODER_HEADS} heads of
+dimension {AUTOENCODER_DIM}, bf16. Cells as under *Time*. Plain PyTorch works in fp32, a kernel for each operation; its
+products are taken to run on the vector units, as without TF32.
+"""
 TIME = """
 ## Time
 
@@ -241,6 +270,20 @@ def _lines() -> Iterator[str]:
                 for name, work in kernels(model).items()
             ],
         )
+    yield LINEAR
+    yield from _table(
+        ("image", "kernel", "matrix TFLOP", "vector GFLOP", "GB", *(peaks.card.name for peaks in PEAKS)),
+        [
+            (
+                f"{pixels} x {pixels}",
+                name,
+                *map(_number, (work.matrix, 1e3 * work.vector, work.bytes)),
+                *(_cell(work, peaks) for peaks in PEAKS),
+            )
+            for pixels in (1024, 2048, 4096)
+            for name, work in linear_attention(pixels).items()
+        ],
+    )
     yield TIME
     yield from _table(
         ("card", "dense attention", "sparse attention", "other products", "vector, exp", "memory"),

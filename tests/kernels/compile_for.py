@@ -29,6 +29,7 @@ from dit_accel.kernels.block_sparse_attention import Tail, block_sparse_attentio
 from dit_accel.kernels.compensation_error import log_compensation_error
 from dit_accel.kernels.group import group
 from dit_accel.kernels.quantise import FP8, INT8, Formats
+from dit_accel.kernels.relu_linear_attention import apply_sums, kv_sums
 from dit_accel.kernels.rowwise import quantise_rows, scale_sums
 from dit_accel.kernels.top_p import select_blocks
 from dit_accel.kernels.unpack_w4 import E2M1, INT4, unpack_w4
@@ -125,6 +126,16 @@ def unpack_all(dtype: torch.dtype) -> None:
     unpack_w4(codes, wide, grid=INT4, zero=wide, dtype=dtype, backend="triton")
 
 
+def call_autoencoder(dtype: torch.dtype, dim: int) -> None:
+    """Both operations of linear attention: channels first and last; and, at the published head dimension, a count of
+    tokens that 16 does not divide, and columns of a wider image."""
+    qkv, odd = (torch.zeros(1, 3 * dim, height, width, dtype=dtype) for height, width in ((8, 8), (5, 7)))
+    inputs = [qkv, qkv.contiguous(memory_format=torch.channels_last)]
+    for tokens in inputs + [odd, qkv[:, :, :, 1:]] * (dim == 32):
+        sums = kv_sums(tokens, head_dim=dim, backend="triton")
+        apply_sums(tokens, sums, head_dim=dim, backend="triton")
+
+
 MATRIX = r"(?:wgmma\.mma_async|tcgen05\.mma|mma\.sync|v_mfma|v_wmma)\S*"
 FORMAT_NAMES = {torch.int8: "int8", torch.float8_e4m3fn: "fp8", None: "16-bit"}
 
@@ -180,4 +191,11 @@ if __name__ == "__main__":
                     row |= {"tall": tall, "keys": keys, "values": values}
                     # Few kernels depend on all of these; the others come again, with the same hash.
                     rows.setdefault(kernel.hash, row | resources(kernel))
+    for dtype, dim in itertools.product(registry.FLOATS, (16, 32)):
+        compiled.clear()
+        call_autoencoder(dtype, dim)
+        for kernel in compiled:
+            row = {"kernel": kernel.name, "dtype": str(dtype)[6:], "head_dim": dim, "lse": False, "tail": False}
+            row |= {"tall": False, "keys": FORMAT_NAMES[None], "values": FORMAT_NAMES[None]}
+            rows.setdefault(kernel.hash, row | resources(kernel))
     print(json.dumps(list(rows.values())))

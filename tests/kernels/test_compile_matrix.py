@@ -42,6 +42,9 @@ TALL_SPILLS = {
 }  # _attend's there, on the chips that read them by tensor descriptor
 KERNELS = {"_attend", "_gather", "_lists", "_quantise", "_assign", "_count", "_place", "_mean", "_error", "_select"}
 KERNELS |= {"_unpack", "_rows", "_scale"}
+# Their tiles, of 16 or 32 rows, are too low for the fastest instructions.
+LOW_TILES = {"_kv_sums", "_apply_sums"}
+KERNELS |= LOW_TILES
 # How the names of matrix instructions spell the types that they multiply.
 SPELLINGS = {"16-bit": "b?f16", "int8": "s8|iu?8", "fp8": "e4m3|f8f6f4"}
 
@@ -93,6 +96,8 @@ def check(chip: str, cache: pytest.Cache) -> None:
             assert all(name.startswith(unit) for name in row["matrix"].split()), row
             for types in {row["keys"], row["values"]} if row["kernel"] == "_attend" else {"16-bit"}:
                 assert re.search(rf"[._:]({SPELLINGS[types]})\b", row["matrix"]), row
+        elif row["kernel"] in LOW_TILES:
+            assert re.search(SPELLINGS["16-bit"], row["matrix"]), row
         else:
             assert row["matrix"] == "none", row
 

@@ -20,3 +20,25 @@ def fp8_as_hardware_rounds_it(monkeypatch):
         return rounded.view(torch.uint8).numpy()
 
     monkeypatch.setattr(interpreter, "_convert_float", convert)
+
+
+@pytest.fixture
+def bf16_as_hardware_computes_it(monkeypatch):
+    """The interpreter multiplies the bit patterns of bfloat16, and cuts off where it should round to it."""
+    import triton.language as tl
+    from triton.runtime import interpreter
+
+    convert_float, create_dot = interpreter._convert_float, interpreter.InterpreterBuilder.create_dot
+
+    def convert(x, source, target, rounding):
+        if (source, target) != (tl.float32, tl.bfloat16):
+            return convert_float(x, source, target, rounding)
+        return torch.from_numpy(x.copy()).bfloat16().view(torch.uint16).numpy()
+
+    def dot(self, a, b, *how):
+        if a.dtype.scalar == tl.bfloat16:
+            a, b = (self.cast_impl(x, tl.float32) for x in (a, b))
+        return create_dot(self, a, b, *how)
+
+    monkeypatch.setattr(interpreter, "_convert_float", convert)
+    monkeypatch.setattr(interpreter.InterpreterBuilder, "create_dot", dot)

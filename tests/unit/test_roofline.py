@@ -71,6 +71,20 @@ def test_attention_by_hand():
     assert roofline.milliseconds(gather, H200, at_peak=True) == pytest.approx(gather.bytes / 4.8)
 
 
+def test_linear_attention_by_hand():
+    """512 x 512 tokens of 32 heads, 32 numbers each: 268 million of keys, as many of values, queries and results."""
+    work = roofline.linear_attention(4096)
+    sums, results, plain = work.values()
+    assert sums.half == pytest.approx(512**2 * 32 * 2 * 32**2 / 1e12)
+    assert results.half == pytest.approx(6 * sums.half)
+    # 1.0737 GB of two tensors; the sums of 1024 tokens are written and read again: 33 x 32 numbers of fp32.
+    assert results.bytes == pytest.approx(1.0737, rel=1e-4)
+    assert sums.bytes == pytest.approx(1.0737 * (1 + 2 * 33 * 32 * 4 / (1024 * 128)), rel=1e-4)
+    # To fp32, three tensors: 18; relu of two 16; a row of ones 8; products 8 and 8; division 8; back 6.
+    assert plain.bytes == pytest.approx(1.0737 / 4 * (18 + 16 + 8 + 8 + 8 + 8 + 6), rel=1e-4)
+    assert roofline.linear_attention(1024)["results"].bytes == pytest.approx(results.bytes / 16)
+
+
 @pytest.mark.parametrize("peaks", roofline.PEAKS, ids=lambda peaks: peaks.card.name)
 def test_expected_is_never_faster_than_the_peak_and_names_its_unit(peaks):
     for model in roofline.MODELS:
