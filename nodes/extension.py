@@ -5,6 +5,7 @@ from comfy_api.latest import ComfyExtension, io
 from ..accel.comfy import models
 from .budget import DitAccelBudget
 from .conditioning import DitAccelLoadConditioning, DitAccelSaveConditioning
+from .dcae import DitAccelDCAEDecode, DitAccelDCAEEncode, DitAccelLoadDCAE
 from .sparse_attention import DitAccelSparseAttention
 from .svdquant import DitAccelLoadSVDQuant
 
@@ -20,4 +21,7 @@ class DiTAccelExtension(ComfyExtension):
             DitAccelSaveConditioning,
             DitAccelLoadConditioning,
             DitAccelLoadSVDQuant,
+            DitAccelLoadDCAE,
+            DitAccelDCAEDecode,
+            DitAccelDCAEEncode,
         ]

@@ -58,6 +58,13 @@ def _parser() -> argparse.ArgumentParser:
     convert.add_argument("target", type=Path, metavar="TARGET", help="the safetensors file to write")
     convert.set_defaults(run=_convert)
 
+    preview = commands.add_parser("fit-preview", help="what ComfyUI needs to preview latents of a DC-AE")
+    preview.add_argument("--vae", type=Path, required=True, help="the DC-AE, a file in MIT's or diffusers' format")
+    preview.add_argument("--variant", default="auto", help="which DC-AE it is (default auto: as its file says)")
+    preview.add_argument("--pictures", type=Path, required=True, help="a folder of pictures, a hundred or more")
+    preview.add_argument("--output", type=Path, required=True, help="the JSON file to write")
+    preview.set_defaults(run=_fit_preview)
+
     bench = commands.add_parser("bench", help="tables of times and errors")
     subjects = bench.add_subparsers(required=True, metavar="subject")
     attention = subjects.add_parser("attention", help="sparse attention beside dense attention")
@@ -86,7 +93,16 @@ def _parser() -> argparse.ArgumentParser:
     _add_row_options(linear)
     linear.set_defaults(run=_bench_linear)
 
-    show = subjects.add_parser("show", help="prints the tables of files that attention, planning and linear wrote")
+    dcae = subjects.add_parser("dcae", help="an image autoencoder at once and in strips, beside diffusers'")
+    dcae.add_argument("--variant", default="f32c32-sana-1.0", help="its make-up (default f32c32-sana-1.0)")
+    dcae.add_argument(
+        "--pixels", type=_positive, nargs="+", help="sides of the pictures (default 1024 2048 4096; off a GPU 512 1024)"
+    )
+    dcae.add_argument("--rows", type=_positive, default=8, help="latent rows in a strip (default 8)")
+    _add_row_options(dcae)
+    dcae.set_defaults(run=_bench_dcae)
+
+    show = subjects.add_parser("show", help="prints the tables of files that attention, planning, linear, dcae wrote")
     show.add_argument("files", type=Path, nargs="+")
     show.set_defaults(run=_bench_show)
 
@@ -200,6 +216,12 @@ def _convert(options: argparse.Namespace) -> int:
     return run(options)
 
 
+def _fit_preview(options: argparse.Namespace) -> int:
+    from .fit_preview import run
+
+    return run(options)
+
+
 def _bench_attention(options: argparse.Namespace) -> int:
     from .bench import run
 
@@ -214,6 +236,12 @@ def _bench_planning(options: argparse.Namespace) -> int:
 
 def _bench_linear(options: argparse.Namespace) -> int:
     from .bench_linear import run
+
+    return run(options)
+
+
+def _bench_dcae(options: argparse.Namespace) -> int:
+    from .bench_dcae import run
 
     return run(options)
 

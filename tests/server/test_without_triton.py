@@ -16,5 +16,8 @@ def test_every_node_registers(comfyui, tmp_path):
             "DitAccelSaveConditioning",
             "DitAccelLoadConditioning",
             "DitAccelLoadSVDQuant",
+            "DitAccelLoadDCAE",
+            "DitAccelDCAEDecode",
+            "DitAccelDCAEEncode",
         }
         assert "IMPORT FAILED" not in server.log_since(0)

@@ -14,6 +14,9 @@ NODES = (
     "DitAccelSaveConditioning",
     "DitAccelLoadConditioning",
     "DitAccelLoadSVDQuant",
+    "DitAccelLoadDCAE",
+    "DitAccelDCAEDecode",
+    "DitAccelDCAEEncode",
 )
 
 # Loads the pack as ComfyUI does: by path, under a module name that is that path.

@@ -1,0 +1,135 @@
+"""What is said about an autoencoder beside its tensors: by its user, its file's metadata and name, and config.json."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from .config import RELU, RES, SILU, Config, Stage
+
+AUTO = "auto"
+# safetensors metadata that may name the model.
+_METADATA_NAMES = ("model_name", "modelspec.title", "modelspec.architecture")
+# What makes a text speak of a DC-AE at all: its name, or a size such as f32c32.
+_SIZE = re.compile(r"f(\d+)c(\d+)")
+_DCAE = re.compile(r"dc[-_. ]?ae|sana")
+# f32c32-in-1.0-256px has the tensors of f32c32-in-1.0 and a scale of its own, which is not published.
+_UNKNOWN_SCALE = "256px"
+# What says which of several autoencoders with the same tensors it is, by a part of their names in config.CONFIGS.
+_MARKS = {
+    "-in-": re.compile(r"(?<![a-z0-9])in(?![a-z0-9])"),
+    "-mix-": re.compile(r"(?<![a-z0-9])mix(?![a-z0-9])"),
+    "-sana-1.0": re.compile(r"(?<![0-9.])1[._]0(?![0-9])"),
+    "-sana-1.1": re.compile(r"(?<![0-9.])1[._]1(?![0-9])"),
+}
+
+
+@dataclass(frozen=True)
+class Hints:
+    """variant: a name in config.CONFIGS that the user chose, or `auto`; texts: which text stands where; settings: an
+    AutoencoderDC's of diffusers."""
+
+    variant: str = AUTO
+    texts: tuple[tuple[str, str], ...] = ()
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+    def said(self, configs: Iterable[Config]) -> dict[str, frozenset[str]]:
+        """By place, which of the configurations its text speaks for; a text for none, or for all, is left out.
+
+        The name of a folder counts where that of the file says nothing.
+        """
+        configs = tuple(configs)
+        result = {}
+        for where, text in self.texts:
+            found = frozenset(config.name for config in configs if _speaks(text.lower(), config))
+            if found and len(found) < len(configs) and not (where == "folder" and "file name" in result):
+                result[where] = found
+        return result
+
+    def fit(self, config: Config) -> bool:
+        """Whether the settings are those of an autoencoder of this size: a config.json may belong to another file of
+        its folder."""
+        wanted = {"latent_channels": config.latent_channels}
+        for side, stages in (("encoder", config.encoder), ("decoder", config.decoder)):
+            wanted[f"{side}_layers_per_block"] = [stage.depth for stage in stages]
+        return all(_plain(self.settings.get(name)) == value for name, value in wanted.items())
+
+    def applied(self, config: Config) -> Config:
+        """The configuration with what the settings say and no tensor tells; the same where they do not fit it. Raises
+        ValueError naming a setting of a wrong kind."""
+        if not self.fit(config):
+            return config
+        acts = self._setting("decoder_act_fns", "silu", (str, list, tuple))
+        acts = [acts] * len(config.decoder) if isinstance(acts, str) else acts
+        if len(acts) != len(config.decoder) or not {*acts} <= {RELU, SILU}:
+            raise ValueError(f"config.json: decoder_act_fns: expected relu or silu for each stage, found {acts}")
+        final = self._setting("decoder_conv_act_fn", RELU, (str,))
+        if final not in (RELU, SILU):
+            raise ValueError(f"config.json: decoder_conv_act_fn: expected relu or silu, found {final}")
+        return replace(
+            config,
+            decoder=tuple(_acting(stage, act) for stage, act in zip(config.decoder, acts, strict=True)),
+            end_shortcuts=self._setting("encoder_out_shortcut", True, (bool,)),
+            final_act=final,
+            scale=self._setting("scaling_factor", None, (float, int)),
+            head_dim=self._setting("attention_head_dim", 32, (int,)),
+        )
+
+    def _setting(self, name: str, otherwise: Any, kinds: tuple[type, ...]) -> Any:
+        """A setting, or what diffusers takes where there is none. Raises ValueError where it is of another kind."""
+        value = self.settings.get(name, otherwise)
+        if value is not otherwise and not isinstance(value, kinds):
+            expected = " or ".join(kind.__name__ for kind in kinds)
+            raise ValueError(f"config.json: {name}: expected a {expected}, found {value!r}")
+        return value
+
+
+def gather(path: Path, metadata: Mapping[str, str], variant: str = AUTO) -> Hints:
+    """All that is said about the file: by `variant`, by its metadata, by a config.json beside it (MIT's
+    {"model_name": ...} or diffusers'), by its name and that of its folder."""
+    texts, settings = [], {}
+    beside = path.with_name("config.json")
+    config = beside.read_text("utf-8", errors="replace") if beside.is_file() else ""
+    for where, text in (("config.json", config), ("metadata", metadata.get("config", ""))):
+        found = _json(text)
+        if found.get("_class_name") == "AutoencoderDC":
+            settings = settings or found
+        for key in ("model_name", "_name_or_path"):
+            if isinstance(found.get(key), str):
+                texts.append((where, found[key]))
+    texts += [("metadata", metadata[name]) for name in _METADATA_NAMES if name in metadata]
+    texts += [("file name", path.name), ("folder", path.absolute().parent.name)]
+    return Hints(variant, tuple(texts), settings)
+
+
+def _acting(stage: Stage, act: str) -> Stage:
+    return replace(stage, act=act) if stage.block == RES and stage.depth else stage
+
+
+def _speaks(text: str, config: Config) -> bool:
+    if _UNKNOWN_SCALE in text:
+        return False
+    sizes = {tuple(map(int, found)) for found in _SIZE.findall(text)}
+    if sizes:
+        if sizes != {(config.factor, config.latent_channels)}:
+            return False
+    elif not _DCAE.search(text):
+        return False
+    return any(mark in config.name and pattern.search(text) for mark, pattern in _MARKS.items())
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _json(text: str) -> dict[str, Any]:
+    """A JSON object; empty where the text is none, for these files are other people's."""
+    try:
+        found = json.loads(text)
+    except json.JSONDecodeError:
+        return {}
+    return found if isinstance(found, dict) else {}

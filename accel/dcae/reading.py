@@ -1,0 +1,109 @@
+"""Autoencoder files: found out, checked and read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from .config import Config
+from .detect import detect_format
+from .hints import AUTO, gather
+from .keys import Format, table, to_ours
+
+PICKLES = (".pth", ".pt", ".bin", ".ckpt")
+FLOATS = (torch.float32, torch.bfloat16, torch.float16)
+# Where training code keeps the tensors beside other things.
+_INNER = ("state_dict", "model_state_dict")
+
+
+def read(path: str | Path, variant: str = AUTO) -> tuple[Config, dict[str, Tensor]]:
+    """The configuration of an image DC-AE and its tensors by our names, in the dtypes of the file (fp32, bf16 or fp16).
+
+    path: a safetensors file, which stays mapped into memory, or a pickle of tensors (.pth, .pt, .bin, .ckpt), of which
+    nothing is executed; in MIT's or diffusers' format. variant: a name in config.CONFIGS, or `auto`. Raises ValueError
+    naming the file, the tensor, what was expected and what was found; OSError where the file cannot be opened.
+    """
+    path = Path(path)
+    try:
+        tensors, metadata = _pickled(path) if path.suffix.lower() in PICKLES else _mapped(path)
+        shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+        config, form, prefix = detect_format(shapes, gather(path, metadata, variant))
+        inside = {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+        _check(inside, config, form)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+    return config, to_ours(inside, config, form)
+
+
+def _mapped(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
+    except SafetensorError as error:
+        found = "a pickle" if _starts_as_pickle(path) else "a broken one"
+        raise ValueError(f"expected a safetensors file, found {found} ({error})") from error
+
+
+def _starts_as_pickle(path: Path) -> bool:
+    """torch.save writes a zip archive, and older versions a bare pickle."""
+    with path.open("rb") as file:
+        start = file.read(2)
+    return start == b"PK" or start[:1] == b"\x80"
+
+
+def _pickled(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    with path.open("rb") as file:
+        archive = file.read(2) == b"PK"
+    try:
+        found = torch.load(path, map_location="cpu", weights_only=True, mmap=archive)
+    except OSError:
+        raise
+    except Exception as error:  # Bytes that are no pickle fail in any way.
+        raise ValueError(f"expected a pickle of tensors only, found another file ({_first_line(error)})") from error
+    for name in _INNER:
+        if isinstance(found, dict) and isinstance(found.get(name), dict):
+            found = found[name]
+    if not isinstance(found, dict):
+        raise ValueError(f"expected tensors by name, found a {type(found).__name__}")
+    for name, value in found.items():
+        if not isinstance(name, str) or not isinstance(value, Tensor):
+            raise ValueError(f"{name}: expected a tensor, found a {type(value).__name__}")
+    return found, {}
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+def _check(tensors: Mapping[str, Tensor], config: Config, form: Format) -> None:
+    """Raises ValueError unless these are all tensors of the configuration and no others."""
+    expected = {name: shape for theirs in table(config, form).values() for name, shape in theirs.items()}
+    whose = f"of DC-AE {config.name} in {form.name}'s format"
+    missing = [name for name in expected if name not in tensors]
+    if missing:
+        raise ValueError(
+            f"{missing[0]}: expected this tensor {list(expected[missing[0]])} {whose}, found none{_more(missing)}"
+        )
+    extra = [name for name in tensors if name not in expected]
+    if extra:
+        raise ValueError(f"{extra[0]}: expected no such tensor {whose}, found one{_more(extra)}")
+    for name, shape in expected.items():
+        tensor = tensors[name]
+        if tuple(tensor.shape) != shape:
+            raise ValueError(f"{name}: expected {list(shape)} {whose}, found {list(tensor.shape)}")
+        # Batch norm's counter is of no use but for training.
+        if tensor.dtype not in FLOATS and not name.endswith("num_batches_tracked"):
+            kinds = " or ".join(map(_dtype, FLOATS))
+            raise ValueError(f"{name}: expected {kinds}, found {_dtype(tensor.dtype)}")
+
+
+def _more(names: list[str]) -> str:
+    return f" (and {len(names) - 1} more)" if len(names) > 1 else ""
+
+
+def _dtype(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
