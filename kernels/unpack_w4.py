@@ -29,6 +29,14 @@ def grid_values(grid: str, device: torch.device | None = None) -> Tensor:
     return torch.tensor(values, dtype=torch.float32, device=device)
 
 
+def unpack_values(codes: Tensor, grid: str) -> Tensor:
+    """int8 [..., K / 2] as what the codes mean: fp32 [..., K]."""
+    # A byte at a time: on a CPU thrice as fast as a code at a time.
+    every = torch.arange(256, dtype=torch.uint8, device=codes.device)[:, None]
+    pairs = grid_values(grid, codes.device)[unpack_nibbles(every).int()]
+    return torch.nn.functional.embedding(codes.view(torch.uint8).int(), pairs).flatten(-2)
+
+
 def unpack_w4(
     codes: Tensor,
     scale: Tensor,
@@ -61,15 +69,15 @@ def _reference(
     dtype: torch.dtype,
 ) -> Tensor:
     rows, columns = codes.shape[0], 2 * codes.shape[1]
-    values = grid_values(grid, codes.device)[unpack_nibbles(codes).int()].view(rows, scale.shape[0], -1)
-    values = values * scale.float().T[..., None]
+    values = unpack_values(codes, grid).view(rows, scale.shape[0], -1)
+    values *= scale.float().T[..., None]
     if zero is not None:
-        values = values + zero.float().T[..., None]
-    values = values.reshape(rows, columns)
+        values += zero.float().T[..., None]
+    values = values.view(rows, columns)
     if channel_scale is not None:
-        values = values * channel_scale.float()[:, None]
+        values *= channel_scale.float()[:, None]
     if smooth is not None:
-        values = values / smooth.float()
+        values /= smooth.float()
     return values.to(dtype)
 
 

@@ -46,9 +46,9 @@ def branches(patches: Sequence[tuple], shape: tuple[int, int], like: Tensor) -> 
             continue
         if patch.strength_model != 1 or patch.function is not None:
             return found._replace(dense=True)
-        if _is_low_rank(patch.value):
+        if _is_low_rank(patch, shape):
             found.low_rank.append(_low_rank(patch, shape, like))
-        elif patch.offset is None and _is_additive(patch.value):
+        elif patch.offset is None and _is_additive(patch.value, shape):
             found.additive.append(_additive(patch, like))
         else:
             return found._replace(dense=True)
@@ -60,16 +60,39 @@ def patched(weight: Tensor, patches: Sequence[tuple], key: str) -> Tensor:
     return comfy.lora.calculate_weight(patches, weight, key, intermediate_dtype=weight.dtype)
 
 
-def _is_low_rank(value) -> bool:
-    if not isinstance(value, LoRAAdapter):
+def _is_low_rank(patch: Patch, shape: tuple[int, int]) -> bool:
+    if not isinstance(patch.value, LoRAAdapter):
         return False
-    up, down, _alpha, middle, dora, reshape = value.weights
-    return middle is None and dora is None and reshape is None and up.dim() == down.dim() == 2
+    up, down, _alpha, middle, dora, reshape = patch.value.weights
+    if not (middle is None and dora is None and reshape is None and up.dim() == down.dim() == 2):
+        return False
+    # Of what does not fit, core says so and leaves it out.
+    rows, columns = shape
+    if patch.offset is not None:
+        axis, _start, length = patch.offset
+        rows, columns = (length, columns) if axis == 0 else (rows, length)
+    return up.shape == (rows, down.shape[0]) and down.shape[1] == columns
 
 
-def _is_additive(value) -> bool:
-    # The last field is DoRA's, which normalises the sum.
-    return isinstance(value, (LoHaAdapter, LoKrAdapter)) and value.weights[-1] is None
+def _is_additive(value, shape: tuple[int, int]) -> bool:
+    if isinstance(value, LoHaAdapter):
+        w1_up, w1_down, _alpha, w2_up, w2_down, t1, _t2, dora = value.weights
+        fits = t1 is None and all(
+            (up.shape[0], down.shape[1]) == tuple(shape) for up, down in ((w1_up, w1_down), (w2_up, w2_down))
+        )
+    elif isinstance(value, LoKrAdapter):
+        w1, w2, _alpha, w1_up, w1_down, w2_up, w2_down, t2, dora = value.weights
+        factors = ((w1, w1_up, w1_down), (w2, w2_up, w2_down))
+        sizes = [(up.shape[0], down.shape[1]) if whole is None else whole.shape for whole, up, down in factors]
+        fits = t2 is None and all(len(size) == 2 for size in sizes) and _kron(*sizes) == tuple(shape)
+    else:
+        return False
+    # DoRA normalises the sum.
+    return fits and dora is None
+
+
+def _kron(a: Sequence[int], b: Sequence[int]) -> tuple[int, int]:
+    return a[0] * b[0], a[1] * b[1]
 
 
 def _low_rank(patch: Patch, shape: tuple[int, int], like: Tensor) -> tuple[Tensor, Tensor]:

@@ -58,7 +58,7 @@ def operations(dtype: torch.dtype, choose: Callable[[Weight4], str]) -> type:
                 patches, functions = self.patches()
                 with self.packed(input) as (weight, bias):
                     found = lora.branches(patches, tuple(self.weight.shape), input)
-                    bias, shift = self.plain_bias(bias, input.device)
+                    bias, shift = self.plain_bias(bias, weight if is_weight4(weight) else self.weight, input.device)
                     if found.dense or functions or not is_weight4(weight):
                         dense = weight.dequantize() if is_weight4(weight) else weight
                         dense = lora.patched(dense.to(input.dtype), patches, self.key)
@@ -92,10 +92,13 @@ def operations(dtype: torch.dtype, choose: Callable[[Weight4], str]) -> type:
                         want_requant=True,
                     )
 
-            def plain_bias(self, bias: Tensor | None, device: torch.device) -> tuple[Tensor | None, Tensor | None]:
+            def plain_bias(
+                self, bias: Tensor | None, weight: Tensor, device: torch.device
+            ) -> tuple[Tensor | None, Tensor | None]:
                 """The bias without an engine's shift, and what the shift adds, if the layer has one. Core saves a
-                layer's own bias, so that is what its format wants: svdquant_w4a4 the one for a shifted input."""
-                params = self.weight._params
+                layer's own bias, so that is what its format wants: svdquant_w4a4 the one for a shifted input.
+                weight: the layer's, on the device unless core dequantised what is there."""
+                params = weight._params
                 if params.shift is None:
                     return bias, None
                 shift = params.shift.to(device)
@@ -169,6 +172,13 @@ def attach_patches(patcher, *_) -> None:
         if key in patcher.patches and layer.weight_lowvram_function is None:
             functions.insert(0, LowVramPatch(key, patcher.patches))
         layer.weight_function = functions
+
+
+def drop_patches(patcher, unpatch_all: bool = True) -> None:
+    """After a patcher has let go of its model: nothing of its patches stays in memory."""
+    if unpatch_all:
+        for layer in layers(patcher.model).values():
+            layer.weight_function = [each for each in layer.weight_function if not isinstance(each, LowVramPatch)]
 
 
 def refuse_lossy_saving(model) -> None:

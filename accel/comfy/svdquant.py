@@ -59,6 +59,7 @@ def load(path: Path, compute: str = "auto", disable_dynamic: bool = False):
     quant_ops.share_inputs(patcher.model)
     quant_ops.refuse_lossy_saving(patcher.model)
     patcher.add_callback_with_key(CallbacksMP.ON_LOAD, KEY, quant_ops.attach_patches)
+    patcher.add_callback_with_key(CallbacksMP.ON_DETACH, KEY, quant_ops.drop_patches)
     patcher.cached_patcher_init = (load, (path, compute))
     logging.info("DiT Accel: %s: layers in 4 bits by arithmetic: %s", path.name, summary(chosen.elements()))
     return patcher
@@ -85,13 +86,20 @@ def packed(tensors: dict[str, Tensor | Weight4], dtype: torch.dtype) -> dict[str
 
 
 def _need_all(path: Path, tensors: dict[str, Tensor | Weight4], model: torch.nn.Module) -> None:
-    """Raises ValueError when a 4-bit layer of the file found no place, or a layer of the model no weight."""
+    """Raises ValueError when a 4-bit layer of the file found no place, or a part of the model has weights of some of
+    its layers only."""
     loaded = quant_ops.layers(model)
     wanted = {name.removesuffix(".weight") for name, value in tensors.items() if isinstance(value, Weight4)}
     homeless = [name for name in wanted if not any(name == own or name.endswith(f".{own}") for own in loaded)]
     if homeless:
         raise ValueError(f"{path}: {type(model).__name__} has no layer {min(homeless)}, which the file holds in 4 bits")
-    linears = ((name, module) for name, module in model.named_modules() if hasattr(module, "in_features"))
-    empty = [name for name, module in linears if module.weight is None]
+    linears = {name: module for name, module in model.named_modules() if hasattr(module, "in_features")}
+    # Whole parts may be left out, such as the encoders in front of a model; core says so in the log.
+    parts = {_part(name) for name, module in linears.items() if module.weight is not None}
+    empty = [name for name, module in linears.items() if module.weight is None and _part(name) in parts]
     if empty:
         raise ValueError(f"{path}: expected weights of every layer of {type(model).__name__}, found none of {empty[0]}")
+
+
+def _part(layer: str) -> str:
+    return layer.partition(".")[0]

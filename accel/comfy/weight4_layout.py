@@ -16,6 +16,8 @@ from ..quant.formats.comfy_quant_writer import format_of, layer_parts
 from ..quant.weight4 import INT4, Weight4, dequantise
 
 NAME = "DitAccelWeight4Layout"
+# Weight4's fields behind the codes, for torch.compile, which cannot look them up.
+_FIELDS = tuple(field.name for field in fields(Weight4))[1:]
 
 
 class Weight4Layout(QuantizedLayout):
@@ -62,7 +64,7 @@ register_layout_class(NAME, Weight4Layout)
 
 def wrap(weight: Weight4, bias: Tensor | None, dtype: torch.dtype) -> QuantizedTensor:
     """The weight of a layer with this bias as a tensor [N, K] that calls itself `dtype`."""
-    given = {field.name: getattr(weight, field.name) for field in fields(weight) if field.name != "codes"}
+    given = {name: getattr(weight, name) for name in _FIELDS}
     given["shift"] = None if weight.unsigned_from is None else weight.shift
     given["saved_as"] = format_of(weight, bias)
     params = Weight4Layout.Params(orig_dtype=dtype, orig_shape=weight.shape, **given)
@@ -79,4 +81,4 @@ def unwrap(tensor: QuantizedTensor) -> Weight4:
 
 
 def _weight(qdata: Tensor, params: Weight4Layout.Params) -> Weight4:
-    return Weight4(qdata, *(getattr(params, field.name) for field in fields(Weight4)[1:]))
+    return Weight4(qdata, *(getattr(params, name) for name in _FIELDS))

@@ -131,7 +131,7 @@ def _join_quantised(parts: Sequence[Linear]) -> Weight4:
     if any(weight.rank for weight in weights):
         down = torch.block_diag(*(_low_rank(weight)[0] for weight in weights))
         up = torch.cat([_low_rank(weight)[1] for weight in weights], dim=1)
-    return Weight4(
+    joined = Weight4(
         torch.cat([weight.codes for weight in weights], dim=1),
         torch.cat([weight.scale for weight in weights]),
         first.grid,
@@ -142,6 +142,10 @@ def _join_quantised(parts: Sequence[Linear]) -> Weight4:
         up,
         unsigned_from,
     )
+    if unsigned_from is not None:
+        # The cached property, which takes long to compute, is that of the parts.
+        vars(joined)["shift"] = sum(part.weight.shift for part in parts if part.weight.unsigned_from is not None)
+    return joined
 
 
 def _agree_on_grid(parts: Sequence[Linear]) -> None:

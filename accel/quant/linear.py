@@ -125,5 +125,11 @@ def _unpack(weight: Weight4, dtype: torch.dtype) -> Tensor:
 
 
 def _backend(operation: str, x: Tensor, dtype: torch.dtype) -> str:
+    return _chosen(operation, x.device, dtype)
+
+
+# torch.compile cannot trace the search for Triton, whose result never changes.
+@torch.compiler.assume_constant_result
+def _chosen(operation: str, device: torch.device, dtype: torch.dtype) -> str:
     # Without Triton the reference is the way to go: nothing else gives the model's own result.
-    return registry.choose(operation, device=x.device, dtype=dtype, head_dim=None)[0] or "reference"
+    return registry.choose(operation, device=device, dtype=dtype, head_dim=None)[0] or "reference"

@@ -12,7 +12,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from ...kernels.unpack_w4 import E2M1, E2M1_VALUES, INT4, grid_values, unpack_nibbles, unpack_w4
+from ...kernels.unpack_w4 import E2M1, E2M1_VALUES, INT4, grid_values, unpack_nibbles, unpack_values, unpack_w4
 
 __all__ = [
     "E2M1",
@@ -105,7 +105,17 @@ def dequantise(weight: Weight4) -> Tensor:
 def shift_bias(weight: Weight4) -> Tensor:
     """What the shift of the unsigned input channels adds to the 4-bit part's output: fp32 [N]. An engine that shifts
     its input takes the plain bias minus this."""
-    dense = residual(weight)[:, weight.unsigned_from :]
+    group, channels = weight.group, weight.shape[1]
+    # Whole groups; the first one may have signed channels in front.
+    first = weight.unsigned_from // group
+    factors = torch.full((channels,), GELU_SHIFT, device=weight.codes.device)
+    factors[: weight.unsigned_from] = 0
     if weight.smooth is not None:
-        dense = dense / weight.smooth[weight.unsigned_from :].float()
-    return GELU_SHIFT * dense.sum(dim=1)
+        factors /= weight.smooth.float()
+    factors = factors.view(-1, group)[first:]
+    values = unpack_values(weight.codes[:, first * group // 2 :], weight.grid).unflatten(1, (-1, group))
+    sums = torch.einsum("ngk,gk->gn", values, factors) * weight.scale[first:].float()
+    if weight.zero is not None:
+        sums += weight.zero[first:].float() * factors.sum(dim=1)[:, None]
+    total = sums.sum(dim=0)
+    return total if weight.channel_scale is None else total * weight.channel_scale

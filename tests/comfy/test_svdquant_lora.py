@@ -1,6 +1,8 @@
 """LoRAs on 4-bit models through ComfyUI's own loader, beside the same LoRA on the plain model."""
 
+import gc
 import importlib
+import weakref
 
 import pytest
 import torch
@@ -290,3 +292,28 @@ def test_saving_what_no_file_can_hold(model, state, tmp_path):
     with pytest.raises(ValueError, match="saved with LoRAs of low rank only"):
         comfy.sd.save_checkpoint(str(tmp_path / "saved.safetensors"), chosen)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("kind", [native, loha, lokr])
+def test_layers_that_a_lora_does_not_fit(model, state, kind):
+    """Core leaves them out, and says so in the log. Neither this run nor the next one minds."""
+    before = sample(model)
+    fitting = low_rank(state, TARGETS[:1])
+    others = {name: (torch.cat((up, up)), down) for name, (up, down) in low_rank(state, TARGETS[1:3]).items()}
+    found = sample(loaded(model, kind(fitting) | kind(others)))
+    assert torch.equal(found, sample(loaded(model, kind(fitting))))
+    assert not torch.equal(found, before)
+    assert torch.equal(sample(model), before)
+
+
+def test_nothing_of_a_lora_stays_in_memory(load, file, state):
+    import comfy.model_management
+
+    model = load(file)
+    chosen = loaded(model, native(low_rank(state)))
+    sample(chosen)
+    patches = [weakref.ref(patch[0][1]) for patch in chosen.patches.values()]
+    comfy.model_management.unload_all_models()
+    del chosen
+    gc.collect()
+    assert not any(patch() for patch in patches)

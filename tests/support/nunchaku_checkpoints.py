@@ -145,21 +145,41 @@ def _flux(width: int, axes: list[int]) -> Kind:
     )
 
 
-def _z_image(skip_refiners: bool) -> Kind:
+def _qwen(layers: int, heads: int, text: int) -> Kind:
+    return Kind(
+        comfy.ldm.qwen_image.model.QwenImageTransformer2DModel,
+        {
+            "in_channels": 64,
+            "out_channels": 16,
+            "num_layers": layers,
+            "attention_head_dim": 128,
+            "num_attention_heads": heads,
+            "joint_attention_dim": text,
+        },
+        None,
+        {"transformer_blocks": QWEN},
+        {
+            "model_class": "NunchakuQwenImageTransformer2DModel",
+            "config": {"_class_name": "QwenImageTransformer2DModel", "zero_cond_t": False},
+        },
+    )
+
+
+def _z_image(skip_refiners: bool, layers: int = 2, heads: int = 2, text: int = 64) -> Kind:
     lists = ("layers",) if skip_refiners else ("layers", "noise_refiner", "context_refiner")
     return Kind(
         comfy.ldm.lumina.model.NextDiT,
         {
             "patch_size": 2,
             "in_channels": 16,
-            "dim": 256,
-            "n_layers": 2,
+            "dim": 128 * heads,
+            "n_layers": layers,
             "n_refiner_layers": 2,
-            "n_heads": 2,
-            "n_kv_heads": 2,
+            "n_heads": heads,
+            "n_kv_heads": heads,
             "ffn_dim_multiplier": 8 / 3,
             "qk_norm": True,
-            "cap_feat_dim": 64,
+            "cap_feat_dim": text,
             "axes_dims": [32, 48, 48],
             "axes_lens": [1536, 512, 512],
             "rope_theta": 256.0,
@@ -171,7 +191,7 @@ def _z_image(skip_refiners: bool) -> Kind:
         dict.fromkeys(lists, Z_IMAGE),
         {
             "model_class": "NunchakuZImageTransformer2DModel",
-            "config": {"_class_name": "ZImageTransformer2DModel", "dim": 256},
+            "config": {"_class_name": "ZImageTransformer2DModel", "dim": 128 * heads},
             "quantization_config": {"skip_refiners": skip_refiners},
         },
     )
@@ -181,25 +201,12 @@ KINDS = {
     "flux": _flux(256, [16, 56, 56]),
     # Neither 3 x 192 nor 192 is a whole number of tiles.
     "flux padded": _flux(192, [16, 24, 24]),
-    "qwen image": Kind(
-        comfy.ldm.qwen_image.model.QwenImageTransformer2DModel,
-        {
-            "in_channels": 64,
-            "out_channels": 16,
-            "num_layers": 2,
-            "attention_head_dim": 128,
-            "num_attention_heads": 2,
-            "joint_attention_dim": 64,
-        },
-        None,
-        {"transformer_blocks": QWEN},
-        {
-            "model_class": "NunchakuQwenImageTransformer2DModel",
-            "config": {"_class_name": "QwenImageTransformer2DModel", "zero_cond_t": False},
-        },
-    ),
+    "qwen image": _qwen(layers=2, heads=2, text=64),
     "z image": _z_image(skip_refiners=False),
     "z image, plain refiners": _z_image(skip_refiners=True),
+    # The widths that ComfyUI's detection takes for granted.
+    "qwen image 3072": _qwen(layers=1, heads=24, text=3584),
+    "z image 3840": _z_image(skip_refiners=True, layers=1, heads=30, text=2560),
 }
 
 
@@ -220,6 +227,11 @@ def checkpoint(name: str, grid: str = INT4, naming: str = CPP) -> Checkpoint:
     metadata = {**kind.metadata, "quantization_config": settings}
     texts = {key: value if isinstance(value, str) else json.dumps(value) for key, value in metadata.items()}
     return Checkpoint(tensors, texts, dict(plain), lambda: network(kind))
+
+
+def forget() -> None:
+    """Frees what checkpoints are kept as for the next time."""
+    _quantised.cache_clear()
 
 
 def network(kind: Kind) -> torch.nn.Module:

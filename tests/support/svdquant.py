@@ -38,13 +38,23 @@ def quantise(
     """W fp32 [N, K] in 4 bits beside a low-rank part found in the smoothed basis. NVFP4 has an outer scale of the
     tensor, or one of every output (by_channel)."""
     divisor = torch.ones(weight.shape[1]) if smooth is None else smooth.float()
-    left, singular, right = torch.linalg.svd(weight * divisor, full_matrices=False)
-    proj_up = (left[:, :rank] * singular[:rank]).bfloat16()
-    proj_down = (right[:rank] / divisor).T.contiguous().bfloat16()
+    left, singular, right = _largest(weight * divisor, rank)
+    proj_up = (left * singular).bfloat16()
+    proj_down = (right / divisor[:, None]).contiguous().bfloat16()
     rest = (weight - proj_up.float() @ proj_down.float().T) * divisor
     codes, scale, channel_scale = _int4(rest) if grid == INT4 else _nvfp4(rest, by_channel)
     unsigned_from = 0 if unsigned else None
     return Weight4(codes, scale, grid, None, channel_scale, smooth, proj_down, proj_up, unsigned_from)
+
+
+def _largest(matrix: Tensor, rank: int) -> tuple[Tensor, Tensor, Tensor]:
+    """U [N, rank], S [rank] and V [K, rank] of a matrix's largest singular values, nearly so where it is large."""
+    if min(matrix.shape) > 2048:
+        with torch.random.fork_rng(devices=()):
+            torch.manual_seed(0)
+            return torch.svd_lowrank(matrix, rank)
+    left, singular, right = torch.linalg.svd(matrix, full_matrices=False)
+    return left[:, :rank], singular[:rank], right[:rank].T
 
 
 def _int4(rest: Tensor) -> tuple[Tensor, Tensor, None]:

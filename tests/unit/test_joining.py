@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from dit_accel.accel.quant.joining import Linear, cut, side_by_side, stack, swap_halves
-from dit_accel.accel.quant.weight4 import E2M1, INT4, Weight4, dequantise
+from dit_accel.accel.quant.weight4 import E2M1, INT4, Weight4, dequantise, shift_bias
 from dit_accel.tests.support.svdquant import quantise
 
 
@@ -98,7 +98,9 @@ def test_tensor_scales_meet_in_the_smoothing():
 def test_where_the_unsigned_inputs_begin():
     signed, unsigned = some(96, 128, 1), some(96, 192, 2, unsigned=True)
     assert side_by_side([signed, signed])[0].weight.unsigned_from is None
-    assert side_by_side([signed, unsigned])[0].weight.unsigned_from == 128
+    (both,) = side_by_side([signed, unsigned])
+    assert both.weight.unsigned_from == 128
+    assert_close(both.weight.shift, shift_bias(both.weight))
     assert side_by_side([unsigned, unsigned])[0].weight.unsigned_from == 0
     assert side_by_side([signed, unsigned, unsigned])[0].weight.unsigned_from == 128
     with pytest.raises(ValueError, match="layer2 and layer1: expected the unsigned inputs to be the last"):

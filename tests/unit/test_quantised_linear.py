@@ -15,6 +15,7 @@ from dit_accel.accel.quant.weight4 import (
     E2M1,
     E2M1_VALUES,
     GELU_SHIFT,
+    INT4,
     Weight4,
     dequantise,
     residual,
@@ -261,3 +262,16 @@ def test_fp32_input(path):
 def test_no_tokens(path):
     _, x, weight = layer(64, 128)
     assert quantised_linear(x[:0].view(2, 0, 128), weight, None, path).shape == (2, 0, 64)
+
+
+@pytest.mark.parametrize("grid", [INT4, E2M1])
+@pytest.mark.parametrize("unsigned_from", [0, 64, 100])
+def test_shift_is_that_of_the_dense_weight(grid, unsigned_from):
+    """Of the 4-bit part alone, in its every term, from a channel in the middle of a group too."""
+    random = torch.Generator().manual_seed(1)
+    weight = quantise(torch.randn(48, 192, generator=random), torch.rand(192, generator=random) + 0.5, grid=grid)
+    zero = torch.randn(weight.scale.shape, generator=random)
+    channels = torch.rand(48, generator=random) + 0.5
+    weight = replace(weight, zero=zero, channel_scale=channels, unsigned_from=unsigned_from)
+    dense = (residual(weight) / weight.smooth)[:, unsigned_from:].double()
+    torch.testing.assert_close(weight.shift, (GELU_SHIFT * dense.sum(dim=1)).float(), rtol=1e-4, atol=1e-3)
