@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable
-from dataclasses import replace
 
 import comfy.ops
 import torch
@@ -21,7 +20,7 @@ from ..quant.linear import quantised_linear
 from ..quant.shared import siblings
 from ..quant.weight4 import Weight4
 from . import lora
-from .weight4_layout import is_weight4, unwrap, wrap
+from .weight4_layout import is_weight4, unwrap, with_low_rank
 
 
 def operations(dtype: torch.dtype, choose: Callable[[Weight4], str]) -> type:
@@ -144,7 +143,7 @@ def operations(dtype: torch.dtype, choose: Callable[[Weight4], str]) -> type:
                 if weight.proj_down is not None:
                     low_rank.insert(0, (weight.proj_down, weight.proj_up))
                 down, up = (torch.cat(parts, dim=1) for parts in zip(*low_rank, strict=True))
-                return wrap(replace(weight, proj_down=down, proj_up=up), self.bias, self.weight.dtype)
+                return with_low_rank(self.weight, down, up, self.bias)
 
             @contextlib.contextmanager
             def _without_functions(self):

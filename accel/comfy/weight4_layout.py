@@ -5,7 +5,7 @@ Every tensor of the layer is a parameter of the layout, and so travels with the 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import torch
 from comfy_kitchen.tensor import QuantizedLayout, QuantizedTensor, register_layout_class
@@ -69,6 +69,13 @@ def wrap(weight: Weight4, bias: Tensor | None, dtype: torch.dtype) -> QuantizedT
     given["saved_as"] = format_of(weight, bias)
     params = Weight4Layout.Params(orig_dtype=dtype, orig_shape=weight.shape, **given)
     return QuantizedTensor(weight.codes, NAME, params)
+
+
+def with_low_rank(tensor: QuantizedTensor, down: Tensor, up: Tensor, bias: Tensor | None) -> QuantizedTensor:
+    """What `wrap` made with another low-rank branch, which no shift depends on."""
+    saved_as = format_of(replace(unwrap(tensor), proj_down=down, proj_up=up), bias)
+    params = replace(tensor._params, proj_down=down, proj_up=up, saved_as=saved_as)
+    return QuantizedTensor(tensor._qdata, NAME, params)
 
 
 def is_weight4(tensor) -> bool:
