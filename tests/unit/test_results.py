@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from dit_accel.accel.cli import bench_planning, bench_quality, bench_video
+from dit_accel.accel.cli import bench_dcae, bench_planning, bench_quality, bench_video
 from dit_accel.tests.bench import first_compile
 
 RESULTS = Path(__file__).resolve().parents[1] / "bench" / "results"
@@ -104,3 +104,18 @@ def test_a_first_run_compiles_within_ten_seconds():
     assert len(chips) == 9
     for chip in chips:
         assert sum(row["seconds"] for row in rows if row["chip"] == chip) < 10
+
+
+def test_dcae_beside_diffusers():
+    """Ahead on memory, not behind on time by more than two runs of diffusers differ."""
+    rows = rows_of("dcae_cpu.json")
+    assert bench_dcae.show(rows) in PAGE
+    for part in ("decode", "encode"):
+        ours, strips, peer = (
+            next(row for row in rows if (row["part"], row["way"]) == (part, way))
+            for way in ("at once", "strips", "diffusers")
+        )
+        assert strips["peak_bytes"] < ours["peak_bytes"] < peer["peak_bytes"]
+        for row in (ours, strips):
+            assert row["error"] < 1e-5
+            assert max(row["ms"], row["again_ms"]) < 1.15 * min(peer["ms"], peer["again_ms"])
