@@ -1,4 +1,4 @@
-"""The pack's own safetensors files: written whole or not at all, checked before they are used."""
+"""Safetensors files: the pack's own, written whole or not at all and checked before they are used, and others'."""
 
 from __future__ import annotations
 
@@ -12,6 +12,21 @@ from safetensors.torch import save
 from torch import Tensor
 
 from .version import PACK_VERSION
+
+
+def mapped(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The tensors of anybody's safetensors file, mapped into memory, and its metadata. Raises ValueError saying what
+    was expected and what was found when it is none; the caller names the file."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
+    except SafetensorError as error:
+        with path.open("rb") as file:
+            start = file.read(2)
+        # torch.save writes a zip archive, and older versions a bare pickle.
+        pickled = start == b"PK" or start[:1] == b"\x80"
+        found = "a pickle" if pickled else "a broken one"
+        raise ValueError(f"expected a safetensors file, found {found} ({error})") from error
 
 
 @contextmanager

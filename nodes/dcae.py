@@ -45,7 +45,7 @@ class DitAccelLoadDCAE(io.ComfyNode):
                     options=["auto", "bf16", "fp32"],
                     default="auto",
                     tooltip="Precision. auto: bf16 where the device has it. Attention sums are fp32 always; fp16 "
-                    "overflows and is not offered.",
+                    "may overflow and is not offered.",
                 ),
             ],
             outputs=[io.Vae.Output(tooltip="For all nodes that take a VAE.")],

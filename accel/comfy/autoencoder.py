@@ -120,11 +120,11 @@ class Autoencoder(comfy.sd.VAE):
         chosen = management.vae_dtype(self.device, self.working_dtypes)
         if chosen in self.working_dtypes:
             return chosen
-        logging.warning("DiT Accel: DC-AE overflows in %s, it runs in float32", str(chosen).removeprefix("torch."))
+        logging.warning("DiT Accel: DC-AE may overflow in %s, it runs in float32", str(chosen).removeprefix("torch."))
         return torch.float32
 
 
-def load(path: Path, variant: str = "auto", dtype: str = "auto", device: torch.device | None = None) -> Autoencoder:
+def load(path: Path, variant: str = "auto", dtype: str = "auto") -> Autoencoder:
     """The VAE of a DC-AE file. variant: a name in config.CONFIGS, or `auto` to tell it from the file; dtype: `bf16`,
     `fp32` or `auto`. Raises ValueError as reading.read does."""
     config, tensors = read(path, variant)

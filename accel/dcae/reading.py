@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from ..files import mapped
 from .config import Config
 from .detect import detect_format
 from .hints import AUTO, gather
@@ -29,7 +29,7 @@ def read(path: str | Path, variant: str = AUTO) -> tuple[Config, dict[str, Tenso
     """
     path = Path(path)
     try:
-        tensors, metadata = _pickled(path) if path.suffix.lower() in PICKLES else _mapped(path)
+        tensors, metadata = _pickled(path) if path.suffix.lower() in PICKLES else mapped(path)
         shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
         config, form, prefix = detect_format(shapes, gather(path, metadata, variant))
         inside = {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
@@ -37,22 +37,6 @@ def read(path: str | Path, variant: str = AUTO) -> tuple[Config, dict[str, Tenso
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
     return config, to_ours(inside, config, form)
-
-
-def _mapped(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    try:
-        with safe_open(path, framework="pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
-    except SafetensorError as error:
-        found = "a pickle" if _starts_as_pickle(path) else "a broken one"
-        raise ValueError(f"expected a safetensors file, found {found} ({error})") from error
-
-
-def _starts_as_pickle(path: Path) -> bool:
-    """torch.save writes a zip archive, and older versions a bare pickle."""
-    with path.open("rb") as file:
-        start = file.read(2)
-    return start == b"PK" or start[:1] == b"\x80"
 
 
 def _pickled(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:

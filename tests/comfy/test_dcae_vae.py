@@ -167,7 +167,7 @@ def test_precision(autoencoder, golden, monkeypatch):
     assert (exact.vae_dtype, half.vae_dtype) == (torch.float32, torch.bfloat16)
     found, expected = half.decode(io["latent"]), exact.decode(io["latent"])
     assert 0 < (found - expected).norm() / expected.norm() < 0.05
-    # ComfyUI's option for half-precision VAEs would ask for a type in which these networks overflow.
+    # ComfyUI's option for half-precision VAEs would ask for a type in which these networks may overflow.
     monkeypatch.setattr(autoencoder.management, "vae_dtype", lambda *args: torch.float16)
     assert autoencoder.load(path).vae_dtype == torch.float32
 

@@ -6,9 +6,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from ...files import mapped
 from ..weight4 import Weight4
 from . import comfy_quant, nunchaku
 
@@ -68,12 +68,6 @@ def _folder(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 def _file(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     try:
-        with safe_open(path, framework="pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
-    except SafetensorError as error:
-        with path.open("rb") as file:
-            start = file.read(2)
-        # torch.save writes a zip archive, and older versions a bare pickle.
-        pickled = start == b"PK" or start[:1] == b"\x80"
-        found = "a pickle" if pickled else "a broken one"
-        raise ValueError(f"{path}: expected a safetensors file, found {found} ({error})") from error
+        return mapped(path)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
