@@ -41,6 +41,7 @@ REQUIREMENTS: dict[str, dict[str, Requirement]] = {
     "block_mean": _ATTENTION,
     "compensation_error": _ATTENTION,
     "gather": _ATTENTION,
+    "row_attention": _ATTENTION,
     "group": {"triton": Requirement(), "reference": Requirement()},
     "top_p": {"triton": Requirement((torch.float32,)), "reference": Requirement((torch.float32,))},
     "unpack_w4": {"triton": Requirement(HALF), "reference": Requirement(FLOATS)},

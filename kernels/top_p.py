@@ -17,7 +17,7 @@ def select_blocks(
     scores: Tensor,
     sizes: Tensor,
     *,
-    top_p: float,
+    top_p: float | Tensor,
     floor: float,
     max_density: float = 1.0,
     limit: Tensor | None = None,
@@ -26,7 +26,8 @@ def select_blocks(
     """Choose the key blocks of every query block (row).
 
     scores: fp32 [B, H, Q, C], the attention mass expected in each key block; a row sums to about 1, and a
-    block without tokens scores 0. sizes: int32 [B, H, C], tokens of each key block.
+    block without tokens scores 0. sizes: int32 [B, H, C], tokens of each key block. top_p: one number for all, or fp32
+    [H] on the device of the scores, one for each head.
 
     A row keeps the smallest set of highest-scoring blocks whose mass reaches top_p (all non-empty ones when
     top_p >= 1), and at least the ceil(floor * C), but no fewer than one, highest-scoring blocks; blocks that
@@ -40,11 +41,14 @@ def select_blocks(
     rank = max(1, math.ceil(round(floor * scores.shape[-1], 6)))
     # A sum of scores can fall short of 1, and "keep everything" must not depend on that: no mass reaches
     # infinity.
-    target = top_p if top_p < 1 else math.inf
+    if isinstance(top_p, Tensor):
+        target, head_targets = math.inf, top_p.masked_fill(top_p >= 1, math.inf)
+    else:
+        target, head_targets = float(top_p) if top_p < 1 else math.inf, None
     if limit is None:
         limit = (sizes.sum(-1, keepdim=True).float() * max_density).floor().expand(scores.shape[:3])
     return {"triton": _select_op, "reference": _select_reference}[backend](
-        scores, sizes, float(target), rank, limit.float()
+        scores, sizes, target, rank, limit.float(), head_targets
     )
 
 
@@ -62,11 +66,14 @@ def _threshold(bits: Tensor, weights: Tensor, target: Tensor | float) -> Tensor:
     return low
 
 
-def _select_reference(scores: Tensor, sizes: Tensor, target: float, rank: int, limit: Tensor) -> tuple[Tensor, Tensor]:
+def _select_reference(
+    scores: Tensor, sizes: Tensor, target: float, rank: int, limit: Tensor, head_targets: Tensor | None
+) -> tuple[Tensor, Tensor]:
     weights = sizes[:, :, None].float()
     real = weights > 0
     bits = torch.where(real, scores.view(torch.int32), -1)
-    threshold = torch.minimum(_threshold(bits, scores, target), _threshold(bits, real.float(), rank))
+    mass = target if head_targets is None else head_targets[:, None, None]
+    threshold = torch.minimum(_threshold(bits, scores, mass), _threshold(bits, real.float(), rank))
     wanted = bits >= threshold
 
     limit = limit[..., None]
@@ -81,12 +88,16 @@ def _select_reference(scores: Tensor, sizes: Tensor, target: float, rank: int, l
     return keep, keep.sum(-1) < wanted.sum(-1)
 
 
-def _select_fake(scores: Tensor, sizes: Tensor, target: float, rank: int, limit: Tensor) -> tuple[Tensor, Tensor]:
+def _select_fake(
+    scores: Tensor, sizes: Tensor, target: float, rank: int, limit: Tensor, head_targets: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     return scores.new_empty(scores.shape, dtype=torch.bool), scores.new_empty(scores.shape[:3], dtype=torch.bool)
 
 
 @registry.custom_op("select_blocks", _select_fake)
-def _select_op(scores: Tensor, sizes: Tensor, target: float, rank: int, limit: Tensor) -> tuple[Tensor, Tensor]:
+def _select_op(
+    scores: Tensor, sizes: Tensor, target: float, rank: int, limit: Tensor, head_targets: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     from .triton_top_p import launch_select
 
-    return launch_select(scores, sizes, target, rank, limit)
+    return launch_select(scores, sizes, target, rank, limit, head_targets)

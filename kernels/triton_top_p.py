@@ -8,8 +8,10 @@ import triton.language as tl
 from torch import Tensor
 
 
-def launch_select(scores: Tensor, sizes: Tensor, target: float, rank: int, limit: Tensor) -> tuple[Tensor, Tensor]:
-    """See top_p.select_blocks."""
+def launch_select(
+    scores: Tensor, sizes: Tensor, target: float, rank: int, limit: Tensor, head_targets: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """See top_p.select_blocks. target: the mass for all heads, or head_targets [H], contiguous, one for each."""
     batch, heads, queries, blocks = scores.shape
     scores = scores.contiguous()
     keep = scores.new_empty(scores.shape, dtype=torch.bool)
@@ -20,6 +22,7 @@ def launch_select(scores: Tensor, sizes: Tensor, target: float, rank: int, limit
             scores,
             sizes,
             limit.contiguous(),
+            head_targets,
             keep,
             capped,
             *sizes.stride(),
@@ -52,6 +55,7 @@ def _select(
     scores,
     sizes,
     limits,
+    head_targets,
     keep,
     capped,
     size_batch,
@@ -75,6 +79,8 @@ def _select(
     bits = tl.where(real, score.to(tl.int32, bitcast=True), -1)
     count = tl.where(real, 1.0, 0.0)
 
+    if head_targets is not None:
+        target = tl.load(head_targets + pair % heads)
     threshold = tl.minimum(_threshold(bits, score, target), _threshold(bits, count, rank))
     wanted = bits >= threshold
     chosen = wanted

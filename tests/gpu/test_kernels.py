@@ -245,8 +245,13 @@ def test_compensation_error_equals_the_reference(heads, length, query_blocks, ke
 
 
 @pytest.mark.parametrize("blocks", [13, 1000, 16_384])
-@pytest.mark.parametrize(("top_p", "floor", "max_density"), [(0.9, 0.05, 1.0), (0.5, 0.0, 0.1), (1.0, 0.0, 0.5)])
+@pytest.mark.parametrize(
+    ("top_p", "floor", "max_density"),
+    [(0.9, 0.05, 1.0), (0.5, 0.0, 0.1), (1.0, 0.0, 0.5), ([0.3, 0.9, 0.5, 1.0], 0.0, 1.0)],
+)
 def test_selection_equals_the_reference(blocks, top_p, floor, max_density):
+    if isinstance(top_p, list):
+        top_p = torch.tensor(top_p, device="cuda")
     random = torch.Generator("cuda").manual_seed(0)
     sizes = torch.randint(0, 100, (1, 4, blocks), generator=random, device="cuda").int()
     logits = 2 * torch.randn(1, 4, 50, blocks, generator=random, device="cuda") + sizes[:, :, None].log()
@@ -265,6 +270,7 @@ def test_no_host_sync():
     order = plan["key_tokens"], plan["key_offsets"], plan["key_index"]
     sizes = plan["key_offsets"].diff(dim=-1)[None]
     scores = torch.rand(1, 4, 40, 130, device="cuda")
+    head_top_p = torch.rand(4, device="cuda")
 
     def everything():
         centroids = block_mean(k, *order, backend="triton")
@@ -274,7 +280,8 @@ def test_no_host_sync():
             block_sparse_attention(q, k, v, **plan, tail=tail, formats=formats, scale=0.1, backend="triton")
         group(kmeans.assign(k, centroids, backend="triton"), 130, backend="triton")
         log_compensation_error(centroids[:, :, :40], k, v, *order, *tail[:2], scale=0.1, backend="triton")
-        select_blocks(scores, sizes, top_p=0.9, floor=0.1, max_density=0.5, backend="triton")
+        for top_p in (0.9, head_top_p):
+            select_blocks(scores, sizes, top_p=top_p, floor=0.1, max_density=0.5, backend="triton")
 
     everything()  # compiles
     torch.cuda.synchronize()

@@ -1,7 +1,5 @@
 """Planner and executor together on a GPU: no host sync, bounded memory, the same answer as the reference."""
 
-import contextlib
-
 import pytest
 import torch
 
@@ -10,9 +8,8 @@ from dit_accel.accel.attention.budget import Budget
 from dit_accel.accel.attention.layout import TokenLayout
 from dit_accel.accel.attention.planners import svg2
 from dit_accel.accel.attention.state import TensorCache
-from dit_accel.accel.comfy import override
 from dit_accel.tests.support.calls import make_call
-from dit_accel.tests.support.forwards import evaluate, make_run
+from dit_accel.tests.support.forwards import evaluate, make_run, outside_comfyui
 
 pytestmark = [
     pytest.mark.gpu,
@@ -52,7 +49,7 @@ def test_same_plan_same_answer(batch, dim):
 
 def test_no_host_sync(monkeypatch):
     """The very call that a user's model makes, statistics included."""
-    monkeypatch.setattr(override, "pause_malloc_graph", contextlib.nullcontext)
+    outside_comfyui(monkeypatch)
     layout, run = TokenLayout((9, 40, 40), prefix=100), make_run()
     q, k, v = (tokens(2, layout, 4, 128, seed).transpose(1, 2).flatten(2) for seed in range(3))
     evaluate(run, layout, q, k, v, heads=4)  # compiles

@@ -30,6 +30,7 @@ from dit_accel.kernels.compensation_error import log_compensation_error
 from dit_accel.kernels.group import group
 from dit_accel.kernels.quantise import FP8, INT8, Formats
 from dit_accel.kernels.relu_linear_attention import apply_sums, kv_sums
+from dit_accel.kernels.row_attention import row_attention
 from dit_accel.kernels.rowwise import quantise_rows, scale_sums
 from dit_accel.kernels.top_p import select_blocks
 from dit_accel.kernels.unpack_w4 import E2M1, INT4, unpack_w4
@@ -97,9 +98,12 @@ def call_attention(
     block_mean(q, tokens, offsets, index, backend="triton")
     means = k[:, :, :3].contiguous()
     log_compensation_error(centroids, k, v, tokens, offsets, index, means, means, scale=1.0, backend="triton")
+    for rows in (16, 32, 64):
+        row_attention(q[:, :, :rows], k, v, scale=1.0, backend="triton")
     for blocks in (1000, 16_384):
         scores, sizes = torch.zeros(1, 2, 16, blocks), torch.ones(1, 2, blocks, dtype=torch.int32)
-        select_blocks(scores, sizes, top_p=0.9, floor=0.1, max_density=0.5, backend="triton")
+        for top_p in (0.9, torch.ones(2)):
+            select_blocks(scores, sizes, top_p=top_p, floor=0.1, max_density=0.5, backend="triton")
 
 
 def call_linear(dtype: torch.dtype) -> None:

@@ -42,8 +42,8 @@ TALL_SPILLS = {
 }  # _attend's there, on the chips that read them by tensor descriptor
 KERNELS = {"_attend", "_gather", "_lists", "_quantise", "_assign", "_count", "_place", "_mean", "_error", "_select"}
 KERNELS |= {"_unpack", "_rows", "_scale"}
-# Their tiles, of 16 or 32 rows, are too low for the fastest instructions.
-LOW_TILES = {"_kv_sums", "_apply_sums"}
+# Their tiles, of as few as 16 rows, are too low for the fastest instructions.
+LOW_TILES = {"_kv_sums", "_apply_sums", "_attend_part"}
 KERNELS |= LOW_TILES
 # How the names of matrix instructions spell the types that they multiply.
 SPELLINGS = {"16-bit": "b?f16", "int8": "s8|iu?8", "fp8": "e4m3|f8f6f4"}

@@ -9,6 +9,7 @@ from dit_accel.kernels.block_mean import block_mean
 from dit_accel.kernels.block_sparse_attention import block_sparse_attention
 from dit_accel.kernels.group import group
 from dit_accel.kernels.quantise import FP8, INT8, key_shift
+from dit_accel.kernels.row_attention import row_attention
 from dit_accel.kernels.top_p import select_blocks
 from dit_accel.kernels.unpack_w4 import INT4
 from dit_accel.tests.support.memory import LiveMemory
@@ -43,6 +44,7 @@ def test_the_reference_has_static_shapes_and_no_square_tensor(return_lse):
             block_mean(q, order, offsets[1000], index, empty=centroids, backend="reference")
             scores, sizes = torch.empty(1, heads, 300, 1000), offsets[1000][None].diff(dim=-1)
             select_blocks(scores, sizes, top_p=0.9, floor=0, max_density=1, backend="reference")
+            row_attention(q[:, :, :64], k, v, scale=0.1, backend="reference")
     assert out.shape == q.shape
     assert (lse is not None) == return_lse
     assert memory.peak < tokens**2 * 4
@@ -81,6 +83,8 @@ def test_custom_ops_keep_their_promises(make_problem):
     chunks = plan["key_tokens"], plan["key_index"], start, live, gather.CHUNK
     shift = key_shift(problem.k)
     rounded = {values: (problem.k, problem.v, *chunks, shift, shift, INT8, values) for values in (FP8, None)}
+    sizes = offsets.diff(dim=1)[None].expand(1, 2, -1)
+    selection = torch.rand(1, 2, 3, 4), sizes, 0.9, 1, torch.full((1, 2, 3), 20.0)
     keys_8, steps, values_16 = ops.quantise_chunks(*rounded[None])
     calls = {
         "quantise_chunks": rounded[FP8],
@@ -96,13 +100,9 @@ def test_custom_ops_keep_their_promises(make_problem):
         "kmeans_assign": (problem.q, tokens, tokens.square().sum(-1) / 2),
         "group": (torch.randint(4, (1, 2, 33), dtype=torch.int32), 4),
         "block_mean": (problem.q, *order, tokens),
-        "select_blocks": (
-            torch.rand(1, 2, 3, 4),
-            offsets.diff(dim=1)[None].expand(1, 2, -1),
-            0.9,
-            1,
-            torch.full((1, 2, 3), 20.0),
-        ),
+        "select_blocks": selection,
+        "select_blocks by head": (*selection, torch.rand(2)),
+        "row_attention": (problem.q[:, :, 3:20:2], problem.k, problem.v, 0.1),
     }
     calls |= calls_of_linears()
     for name, arguments in calls.items():

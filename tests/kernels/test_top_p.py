@@ -60,6 +60,24 @@ def test_equals_selection_by_sorting(backend, blocks, top_p, floor, max_density)
 
 
 @backends
+@pytest.mark.parametrize("max_density", [1.0, 0.3])
+def test_one_number_a_head_is_each_head_alone(backend, max_density):
+    """Numbers that lie in a wider tensor; 1 and more ask for everything."""
+    scores, sizes = rows()
+    kept = []
+    for numbers in (0.3, 1.0, 0.95), (1.5, 0.05, 0.8):
+        head_top_p = torch.tensor(numbers)[:, None].repeat(1, 2)[:, 0]
+        options = {"floor": 0.02, "max_density": max_density}
+        keep, capped = select(scores, sizes, backend, top_p=head_top_p, **options)
+        for head, top_p in enumerate(numbers):
+            part = slice(head, head + 1)
+            alone = select(scores[:, part], sizes[:, part], backend, top_p=top_p, **options)
+            assert all(map(torch.equal, (keep[:, part], capped[:, part]), alone))
+        kept.append(keep)
+    assert not torch.equal(*kept)
+
+
+@backends
 @hypothesis.settings(max_examples=12, deadline=None)
 @hypothesis.given(
     seed=st.integers(0, 1000),
@@ -119,8 +137,9 @@ def test_scores_that_underflowed_to_zero_count_as_blocks(backend):
     scores = torch.zeros(1, 1, 1, 6)
     scores[..., 2] = 1.0
     sizes = torch.tensor([[[3, 0, 3, 3, 3, 3]]], dtype=torch.int32)
-    keep, _ = select(scores, sizes, backend, top_p=1.0)
-    assert keep[0, 0, 0].tolist() == [True, False, True, True, True, True]
+    for everything in (1.0, torch.ones(1)):
+        keep, _ = select(scores, sizes, backend, top_p=everything)
+        assert keep[0, 0, 0].tolist() == [True, False, True, True, True, True]
     keep, _ = select(scores, sizes, backend, top_p=0.9)
     assert keep[0, 0, 0].tolist() == [False, False, True, False, False, False]
 

@@ -1,0 +1,53 @@
+"""Exact dense attention of a few query rows: what the error of sparse attention is measured against.
+
+All keys are seen, so the time is that of reading k and v once. The kernel gives each program PART keys of one head and
+merges the parts' results by their log-sum-exp (Flash-Decoding, https://crfm.stanford.edu/2023/10/12/flashdecoding.html).
+As in block_sparse_attention.py, attention weights are rounded to v's dtype before they meet v, and everything else is
+fp32.
+"""
+
+import torch
+from torch import Tensor
+
+from . import registry
+
+REFERENCE_ELEMENTS = 1 << 22  # keys' numbers, values' numbers or logits that the reference holds at once, in fp32
+
+
+def row_attention(queries: Tensor, k: Tensor, v: Tensor, *, scale: float, backend: str) -> tuple[Tensor, Tensor]:
+    """softmax(scale * queries k^T) v; equal inputs give equal results.
+
+    queries: [B, H, R, D], R from 1 to 64; k, v: [B, H, N, D], N at least 1; one dtype, any strides with D dense.
+
+    Returns out fp32 [B, H, R, D] and the natural-log log-sum-exp of the logits, fp32 [B, H, R].
+    """
+    return {"triton": _rows_op, "reference": _reference}[backend](queries, k, v, scale)
+
+
+def _reference(queries: Tensor, k: Tensor, v: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+    batch, heads, rows, dim = queries.shape
+    queries = queries.float() * scale
+    top = queries.new_full((batch, heads, rows, 1), -torch.inf)
+    total, acc = torch.zeros_like(top), torch.zeros_like(queries)
+    step = max(1, REFERENCE_ELEMENTS // (batch * heads * max(rows, dim)))
+    for start in range(0, k.shape[2], step):
+        part = slice(start, start + step)
+        logits = queries @ k[:, :, part].float().mT
+        new_top = torch.maximum(top, logits.amax(-1, keepdim=True))
+        weights, shrink = logits.sub_(new_top).exp_(), (top - new_top).exp()
+        total = total * shrink + weights.sum(-1, keepdim=True)
+        acc = acc * shrink + weights @ v[:, :, part].float()
+        top = new_top
+    return acc / total, (top + total.log()).squeeze(-1)
+
+
+def _rows_fake(queries: Tensor, k: Tensor, v: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+    shape = queries.shape
+    return queries.new_empty(shape, dtype=torch.float32), queries.new_empty(shape[:3], dtype=torch.float32)
+
+
+@registry.custom_op("row_attention", _rows_fake)
+def _rows_op(queries: Tensor, k: Tensor, v: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+    from .triton_row_attention import launch
+
+    return launch(queries, k, v, scale)
