@@ -78,7 +78,12 @@ class DitAccelBudget(io.ComfyNode):
                     max=1 << 24,
                     tooltip="Shorter videos stay dense: below about 12,000 tokens sparse attention gains nothing.",
                 ),
-                ProfileType.Input("profile", optional=True, tooltip="A measured profile. Accepted, has no effect yet."),
+                ProfileType.Input(
+                    "profile",
+                    optional=True,
+                    tooltip="A measured profile: its top_p and floor of every layer and head hold in place of the two "
+                    "numbers here. The rest of the budget stays.",
+                ),
             ],
             outputs=[BudgetType.Output(display_name="budget")],
             search_aliases=["top-p", "density", "sparse budget"],
@@ -101,6 +106,7 @@ class DitAccelBudget(io.ComfyNode):
             make_budget(
                 preset,
                 dense_blocks,
+                profile,
                 top_p=top_p,
                 floor=floor,
                 max_density=max_density,

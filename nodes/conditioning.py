@@ -1,13 +1,14 @@
 """Nodes: conditioning to and from a file."""
 
-import os
 from pathlib import Path
 
 import folder_paths
 from comfy_api.latest import io, ui
 
 from ..accel.comfy import conditioning as files
-from ..accel.comfy.models import FOLDER, own_folder
+from ..accel.comfy import models
+
+SUFFIX = ".safetensors"
 
 
 class DitAccelSaveConditioning(io.ComfyNode):
@@ -37,14 +38,8 @@ class DitAccelSaveConditioning(io.ComfyNode):
 
     @classmethod
     def execute(cls, conditioning, filename_prefix) -> io.NodeOutput:
-        prefix = os.path.normpath(filename_prefix)
-        if os.path.basename(prefix) in ("", ".", ".."):
-            raise ValueError(f"filename_prefix: expected the start of a file name, found {filename_prefix!r}")
-        path, stem, counter, subfolder, _ = folder_paths.get_save_image_path(prefix, str(own_folder()))
-        name = f"{stem}_{counter:05}_.safetensors"
-        files.save(Path(path, name), conditioning)
-        # As the loading node lists it.
-        name = os.path.join(subfolder, name)
+        path, name = models.new_file(filename_prefix, SUFFIX)
+        files.save(path, conditioning)
         return io.NodeOutput(name, ui=ui.PreviewText(name))
 
 
@@ -62,7 +57,7 @@ class DitAccelLoadConditioning(io.ComfyNode):
             inputs=[
                 io.Combo.Input(
                     "conditioning_name",
-                    options=folder_paths.get_filename_list(FOLDER),
+                    options=models.own_files(SUFFIX),
                     tooltip="A file in models/dit_accel.",
                 ),
             ],
@@ -72,13 +67,8 @@ class DitAccelLoadConditioning(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, conditioning_name):
-        # The name is None while it comes through a link.
-        path = conditioning_name and folder_paths.get_full_path(FOLDER, conditioning_name)
-        if path is None:
-            return None
-        status = Path(path).stat()
-        return status.st_mtime_ns, status.st_size
+        return models.version_of(conditioning_name)
 
     @classmethod
     def execute(cls, conditioning_name) -> io.NodeOutput:
-        return io.NodeOutput(files.load(Path(folder_paths.get_full_path_or_raise(FOLDER, conditioning_name))))
+        return io.NodeOutput(files.load(Path(folder_paths.get_full_path_or_raise(models.FOLDER, conditioning_name))))

@@ -4,8 +4,11 @@ from comfy_api.latest import ComfyExtension, io
 
 from ..accel.comfy import models
 from .budget import DitAccelBudget
+from .compare import DitAccelCompareVideos
 from .conditioning import DitAccelLoadConditioning, DitAccelSaveConditioning
 from .dcae import DitAccelDCAEDecode, DitAccelDCAEEncode, DitAccelLoadDCAE
+from .profile import DitAccelLoadProfile, DitAccelProfile, DitAccelRecord, DitAccelSaveProfile
+from .report import DitAccelReport
 from .sparse_attention import DitAccelSparseAttention
 from .svdquant import DitAccelLoadSVDQuant
 
@@ -24,4 +27,10 @@ class DiTAccelExtension(ComfyExtension):
             DitAccelLoadDCAE,
             DitAccelDCAEDecode,
             DitAccelDCAEEncode,
+            DitAccelRecord,
+            DitAccelProfile,
+            DitAccelSaveProfile,
+            DitAccelLoadProfile,
+            DitAccelReport,
+            DitAccelCompareVideos,
         ]

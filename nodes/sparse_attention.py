@@ -54,7 +54,10 @@ class DitAccelSparseAttention(io.ComfyNode):
                     "guard",
                     options=["on", "off"],
                     default="on",
-                    tooltip="Watches the error during sampling. Accepted, has no effect yet.",
+                    tooltip=(
+                        "on: samples the error of sparse calls, keeps more where a layer loses more than the budget "
+                        "allows, and repeats a step densely that gives NaN. The report shows what it found."
+                    ),
                 ),
                 io.Combo.Input(
                     "fallback",
@@ -72,6 +75,7 @@ class DitAccelSparseAttention(io.ComfyNode):
                     tooltip="How much may be skipped, and where. Without it: preset auto.",
                 ),
             ],
+            hidden=[io.Hidden.unique_id],
             outputs=[io.Model.Output(tooltip="The model with sparse attention.")],
             search_aliases=["SVG2", "Sparse VideoGen", "sparse attention", "speed up video"],
         )
@@ -90,4 +94,4 @@ class DitAccelSparseAttention(io.ComfyNode):
             fallback=fallback,
             budget=PRESETS["auto"] if budget is None else budget,
         )
-        return io.NodeOutput(patch.install(model, settings))
+        return io.NodeOutput(patch.install(model, settings, node=cls.hidden and cls.hidden.unique_id))

@@ -5,8 +5,11 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, replace
 
+from .profile import Profile
+
 AUTO = "auto"
 CUSTOM = "custom"
+FEW_STEP = "few_step"
 
 # Below this many steps the first dense step is already a large share of the run.
 FEW_STEPS = 10
@@ -47,6 +50,7 @@ class Budget:
     dense_first, dense_last: parts of the schedule (model_sampling percent) that stay dense at its ends.
     dense_blocks: transformer blocks that stay dense, counted through double and single blocks.
     min_tokens: shorter video sequences stay dense.
+    profile: measured top_p and floor of every layer and head, in place of the two numbers here.
     """
 
     preset: str = CUSTOM
@@ -57,6 +61,12 @@ class Budget:
     dense_last: float = 0.0
     dense_blocks: frozenset[int] = frozenset()
     min_tokens: int = 12288
+    profile: Profile | None = None
+
+    @property
+    def everything(self) -> bool:
+        """Whether all blocks are kept."""
+        return self.top_p >= 1
 
     def __post_init__(self) -> None:
         limits = {
@@ -81,7 +91,7 @@ class Budget:
         """The concrete budget for a whole schedule of `steps`; only the preset auto depends on it."""
         if self.preset != AUTO:
             return self
-        return PRESETS["few_step" if steps <= FEW_STEPS else "faithful"]
+        return replace(PRESETS[FEW_STEP if steps <= FEW_STEPS else "faithful"], profile=self.profile)
 
 
 # Starting points taken from the published SVG2 settings (arXiv 2505.18875, 2603.08982); not tuned here.
@@ -89,20 +99,21 @@ PRESETS = {
     "faithful": Budget("faithful", 0.9, 0.10, 1.0, 0.2, 0.0, frozenset({0})),
     "balanced": Budget("balanced", 0.8, 0.05, 1.0, 0.2, 0.0, frozenset({0})),
     "turbo": Budget("turbo", 0.7, 0.03, 1.0, 0.3, 0.0, frozenset({0})),
-    # 0.1 keeps exactly the first of 4 to 9 steps dense.
-    "few_step": Budget("few_step", 0.9, 0.10, 1.0, 0.1, 0.0, frozenset({0})),
+    # What begins in the first tenth of the schedule keeps its first step dense (SigmaWindow).
+    FEW_STEP: Budget(FEW_STEP, 0.9, 0.10, 1.0, 0.1, 0.0, frozenset({0})),
 }
 PRESETS[AUTO] = replace(PRESETS["faithful"], preset=AUTO)
 
 
-def make_budget(preset: str, dense_blocks: str, **numbers) -> Budget:
-    """A named preset, or with `custom` a budget of the given numbers (fields of `Budget`).
+def make_budget(preset: str, dense_blocks: str, profile: Profile | None = None, **numbers) -> Budget:
+    """A named preset, or with `custom` a budget of the given numbers (fields of `Budget`); with a profile, if there is
+    one.
 
     The numbers are checked even when a preset overrides them, so that a mistake never hides.
     """
     custom = Budget(CUSTOM, dense_blocks=parse_blocks(dense_blocks), **numbers)
     if preset == CUSTOM:
-        return custom
+        return replace(custom, profile=profile)
     if preset not in PRESETS:
         raise ValueError(f"preset: expected one of {[*PRESETS, CUSTOM]}, found {preset!r}")
-    return PRESETS[preset]
+    return replace(PRESETS[preset], profile=profile)

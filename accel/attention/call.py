@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor
 
@@ -16,6 +18,8 @@ class AttentionCall:
 
     backend runs the operations of the plan and of planning. memory: what this layer remembers of the run's earlier
     steps. static: what all calls of the run share. token_order: raster, cube, morton, or auto for the pattern's own.
+    made: what several plans of this call share, None if only one is made. first_rounds: of k-means where nothing is
+    remembered; 0 for the usual number.
     """
 
     q: Tensor
@@ -27,3 +31,13 @@ class AttentionCall:
     memory: LayerMemory
     static: StaticPlans
     token_order: str = "auto"
+    first_rounds: int = 0
+    made: dict[Hashable, Any] | None = None
+
+    def once(self, key: Hashable, make: Callable[[], Any]) -> Any:
+        """What several plans of this call, made with different budgets, share, if it is meant for several."""
+        if self.made is None:
+            return make()
+        if key not in self.made:
+            self.made[key] = make()
+        return self.made[key]

@@ -80,7 +80,11 @@ class Clusters:
 
 
 def warm_clusters(call: AttentionCall) -> tuple[Clusters, Clusters]:
-    """Clusters of the call's video queries and keys, from where this layer's last ones ended."""
+    """Clusters of the call's video queries and keys, from where this layer's last ones ended; made once in a call."""
+    return call.once("clusters", lambda: _warm_clusters(call))
+
+
+def _warm_clusters(call: AttentionCall) -> tuple[Clusters, Clusters]:
     video = slice(call.layout.prefix, call.layout.prefix + call.layout.video)
     tokens = call.q[:, :, video], call.k[:, :, video]
     starts, iterations = call.memory.load(), WARM_ITERATIONS
@@ -89,7 +93,7 @@ def warm_clusters(call: AttentionCall) -> tuple[Clusters, Clusters]:
             sample_centroids(x, granularity.count(call.layout.video))
             for x, granularity in zip(tokens, (QUERIES, KEYS), strict=True)
         ]
-        iterations = FIRST_ITERATIONS
+        iterations = call.first_rounds or FIRST_ITERATIONS
     queries, keys = (
         kmeans_clusters(x, start, iterations, backend=call.backend) for x, start in zip(tokens, starts, strict=True)
     )

@@ -18,14 +18,15 @@ def execute(
     formats: Formats | None = None,
     scale: float,
     backend: str,
-) -> torch.Tensor:
+    return_lse: bool = False,
+) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
     """Attention of q, k, v [B, H, N, D] over the blocks that `plan` keeps and its tail; returns [B, H, N, D] in
-    q.dtype.
+    q.dtype, and with return_lse the log-sum-exp of each row's scores too, fp32 [B, H, N].
 
     formats: what is multiplied at 8 bits, None for nothing. scale multiplies the scores before the softmax. backend
     is `triton` or `reference`.
     """
-    out, _ = block_sparse_attention(
+    out, lse = block_sparse_attention(
         q,
         k,
         v,
@@ -41,5 +42,6 @@ def execute(
         formats=formats,
         scale=scale,
         backend=backend,
+        return_lse=return_lse,
     )
-    return out
+    return (out, lse) if return_lse else out

@@ -21,16 +21,23 @@ SHARE = 1 / 3
 REFERENCE_CHIP = "sm_89"
 
 
-def choose_formats(precision: str, pattern: str, budget: Budget, chip: str, faster: bool) -> Formats | None:
+def choose_formats(
+    precision: str, pattern: str, budget: Budget, chip: str, faster: bool, block: int | None = None
+) -> Formats | None:
     """Formats of a call at `precision` (auto, 16-bit, 8-bit) on a chip of registry.architecture; None for 16 bits.
 
-    faster: whether 8 bits were measured to be faster on this card; without, auto keeps 16. auto expects of a pattern
-    the error that its kind makes for the attention mass that top_p lets it drop.
+    faster: whether 8 bits were measured to be faster on this card; without, auto keeps 16. auto expects the error that
+    a profile promises of the `block`; without a profile, what the pattern's kind makes for the attention mass that
+    top_p lets it drop.
     """
     offered = registry.nearest(FORMATS, chip)
     if precision == "8-bit":
         return offered[0]
     if precision == "auto" and faster:
-        allowed = SHARE * PATTERNS[pattern].error_of_dropped_mass * (1 - budget.top_p)
+        if budget.profile is None or block is None:
+            expected = PATTERNS[pattern].error_of_dropped_mass * (1 - budget.top_p)
+        else:
+            expected = budget.profile.promised(block)
+        allowed = SHARE * expected
         return next((formats for formats in offered if OWN_ERROR[formats] <= allowed), None)
     return None

@@ -4,20 +4,29 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 
+import torch
+
+from . import reasons
 from .budget import PRESETS, Budget
+from .evaluation import CallNumbers, ForwardStatistics
 from .gate import Gate
+from .guard import Guard, Promise
+from .marks import Mark
+from .observer import Observer
 from .planners import PATTERNS
-from .reasons import DENSE_FASTER, NOT_SELF_ATTENTION
-from .schedule import SigmaWindow
+from .schedule import SigmaWindow, step_of
+from .spending import Spending
 from .state import StaticPlans, TensorCache
-from .statistics import ForwardStatistics, RunSummary
+from .statistics import RunSummary
+from .tally import Tally
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What the node asks for. guard is accepted and does not act yet."""
+    """What the node asks for. sparse: whether there is one; a run may only be recorded."""
 
     pattern: str = "svg2"
     precision: str = "auto"
@@ -25,36 +34,83 @@ class Settings:
     guard: str = "on"
     fallback: str = "dense"
     budget: Budget = field(default_factory=lambda: PRESETS["auto"])
+    sparse: bool = True
 
 
 class Run:
-    """Fresh for every sampling run; nothing of it outlives `close` but the summary, which holds no tensor.
+    """Fresh for every sampling run; nothing of it outlives `close` but the summary, which holds numbers alone.
 
-    dense_reason: set when something failed for good; the rest of the run is then dense.
+    sigmas: the schedule, decreasing, the last is its end. start: the latent it began with. observed: whether budgets
+    are measured. dense_reason: set when something failed for good; the rest of the run is then dense.
     """
 
     def __init__(
-        self, settings: Settings, budget: Budget, window: SigmaWindow, model: str, gate: Gate | None = None
+        self,
+        settings: Settings,
+        budget: Budget,
+        window: SigmaWindow,
+        model: str,
+        gate: Gate | None = None,
+        *,
+        sigmas: Sequence[float] = (),
+        start: Mark | None = None,
+        observed: bool = False,
     ) -> None:
         self.settings = settings
         self.budget = budget
         self.window = window
-        self.dense_reason: str | None = None
+        self.model = model
+        self.dense_reason: str | None = None if settings.sparse else reasons.NOT_ASKED
         self.cache = TensorCache()
         self.static = StaticPlans()
         self.gate = Gate() if gate is None else gate
-        self._model = model
+        self.steps = max(0, len(sigmas) - 1)
+        self.guard = Guard(settings.guard == "on" and settings.sparse, self.steps)
+        self.observer = Observer(settings.pattern, budget.max_density, self.steps) if observed else None
+        self.tally = Tally()
+        self._sigmas = sigmas
+        self._start = start
         self._lock = threading.Lock()
         self._forwards = 0
         self._silent = 0  # evaluations of which no attention call came by: a cache may skip some
         self._sparse: Counter[str] = Counter()
         self._dense: Counter[str] = Counter()
         self._expected = 0
-        self._sums = [0.0, 0.0, 0.0, 0.0]
+        self._sums = Counter[str]()
 
     def __deepcopy__(self, memo) -> Run:
         """It travels in model options, which other nodes copy; there is one per run all the same."""
         return self
+
+    def begin(self, sigma: float) -> int:
+        """An evaluation at this noise level begins; the step, from 0, that it belongs to."""
+        step = step_of(sigma, self._sigmas)
+        with self._lock:
+            self.guard.begin(step)
+        return step
+
+    def check_profile(self, heads: int, calls: int) -> None:
+        """Raises ValueError if the profile is of another model than this one, whose video self-attention has so many
+        heads and makes so many calls in an evaluation."""
+        if self.budget.profile is not None:
+            self.budget.profile.check(self.model, calls, heads, self.settings.pattern)
+
+    def spending(self, block: int, device: torch.device) -> Spending:
+        """What a call of this block may spend."""
+        profile, raised = self.budget.profile, self.guard.raised(block)
+        if profile is None:
+            top_p = raised(self.budget.top_p)
+            return Spending(top_p, top_p >= 1, self.budget.floor, self.budget.max_density)
+        row = tuple(map(raised, profile.row(block)))
+        # Made once for a layer and a device: a copy from the host waits.
+        top_p = self.static.get(("top_p", row, device), lambda: torch.tensor(row, device=device))
+        most = min(profile.max_density, self.budget.max_density)
+        return Spending(top_p, min(row) >= 1, profile.floor, most)
+
+    def promised_top_p(self, block: int) -> float:
+        """Attention mass that a call of this block promises to keep; with a profile, its heads' mean."""
+        profile = self.budget.profile
+        return self.budget.top_p if profile is None else sum(profile.row(block)) / profile.heads
 
     def add(self, forward: ForwardStatistics) -> None:
         """Takes in a finished model evaluation; reads its device numbers."""
@@ -62,37 +118,76 @@ class Run:
             with self._lock:
                 self._silent += 1
             return
-        sums = forward.read()
+        forward.read()
         self.cache.settle()
         with self._lock:
             self._forwards += 1
             self._sparse += forward.sparse
             self._dense += forward.dense
             self._expected += forward.expected
-            self._sums = [a + b for a, b in zip(self._sums, sums, strict=True)]
+            self.tally.add(forward)
             self.gate.learn(forward.measured)
+            if self.observer is not None:
+                self.observer.learn(forward)
+            for call in forward.calls:
+                if call.top_p is not None:
+                    self._add_sparse(call)
 
-    def close(self) -> RunSummary:
-        """Frees the state and sums the run up."""
-        self.cache.clear()
-        self.static.clear()
+    def _add_sparse(self, call: CallNumbers) -> None:
+        plan, kernel = call.laps[:2]
+        self._sums.update({"density": call.density, "capped": call.capped, "plan": plan, "kernel": kernel})
+        profile = self.budget.profile
+        error = None if profile is None else profile.promised(call.block)
+        self.guard.learn(call, Promise(error, mass=not PATTERNS[self.settings.pattern].static))
+
+    def discard(self, forward: ForwardStatistics, mended: bool) -> None:
+        """Takes in an evaluation, already read, whose result was not finite and is not used. mended: whether dense
+        attention gave a finite one; the layer at fault then stays dense."""
+        with self._lock:
+            # Layers behind the first only hand on what they got.
+            fault = next((call.block for call in forward.calls if not call.finite), None)
+            self.guard.repeat(forward.step, fault, mended)
+            self.tally.discard(forward)
+            # What was clustered may be at fault too.
+            self.cache.clear()
+
+    def progress(self) -> RunSummary:
+        """The run so far, without its cells."""
         calls = sum(self._sparse.values()) or 1
-        density, capped, plan_seconds, execute_seconds = self._sums
+        sums = self._sums
         chosen = self.budget.preset
         if self.settings.budget.preset != chosen:
             chosen = f"{self.settings.budget.preset} ({chosen})"
         return RunSummary(
             pattern=self.settings.pattern,
-            model=self._model,
+            model=self.model,
             budget=chosen,
             forwards=self._forwards,
             sparse=dict(self._sparse),
             dense=dict(self._dense),
             expected=self._expected,
-            density=density / calls,
-            capped=capped / calls,
-            plan_share=plan_seconds / ((plan_seconds + execute_seconds) or 1.0),
+            density=sums["density"] / calls,
+            capped=sums["capped"] / calls,
+            profiled=self.budget.profile is not None,
+            plan_share=sums["plan"] / ((sums["plan"] + sums["kernel"]) or 1.0),
+        )
+
+    def close(self, end: Mark | None = None) -> RunSummary:
+        """Frees the state and sums the run up. end: the latent it made, None if it failed."""
+        self.cache.clear()
+        self.static.clear()
+        self.guard.end()
+        recording = None
+        if self.observer is not None:
+            dense_steps = sum(sigma not in self.window for sigma in self._sigmas[:-1])
+            recording = self.observer.recording(self.model, self.steps, dense_steps)
+        return replace(
+            self.progress(),
             notes=self._notes(),
+            record=self.tally.record(tuple(self.guard.said)),
+            recording=recording,
+            start=self._start,
+            end=end,
         )
 
     def _notes(self) -> tuple[str, ...]:
@@ -100,9 +195,7 @@ class Run:
         asked, pattern = self.settings.token_order, self.settings.pattern
         if asked != "auto" and not PATTERNS[pattern].token_order:
             notes.append(f"token_order {asked} has no effect on {pattern}")
-        reached = sum(self._sparse.values()) + sum(
-            count for reason, count in self._dense.items() if reason not in NOT_SELF_ATTENTION
-        )
+        reached = sum(self._sparse.values()) + sum(reasons.of_video(self._dense).values())
         if self._silent and not self._sparse:
             notes.append(
                 f"no attention call came by in {self._silent} model evaluations: a cache skips them, another node "
@@ -116,8 +209,11 @@ class Run:
             )
         if self.gate.predicted:
             notes.append(
-                f"'{DENSE_FASTER}' rests on published rates of the chip: `dit-accel bench gate` measures this card"
+                f"'{reasons.DENSE_FASTER}' rests on published rates of the chip: `dit-accel bench gate` measures this "
+                "card"
             )
+        if self.observer is not None and self.observer.stopped is not None:
+            notes.append(f"measuring stopped: {self.observer.stopped}")
         if self.cache.refused:
             notes.append(f"{self.cache.refused} plans did not fit the cluster cache and are made afresh each time")
         return tuple(notes)

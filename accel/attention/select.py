@@ -10,9 +10,9 @@ from torch import Tensor
 from ...kernels.block_mean import block_mean
 from ...kernels.block_sparse_attention import Tail
 from ...kernels.top_p import select_blocks
-from .budget import Budget
 from .call import AttentionCall
 from .plan import BlockOrder, SparsePlan
+from .spending import Spending
 
 
 def estimated_mass(queries: Tensor, keys: Tensor, sizes: Tensor, scale: float) -> Tensor:
@@ -47,15 +47,18 @@ def always_on(keep: Tensor) -> Tensor:
     return torch.nn.functional.pad(keep, (1, 0, 1, 0), value=True)
 
 
-def prune(call: AttentionCall, budget: Budget, plan: SparsePlan, always: Tensor) -> SparsePlan:
+def prune(call: AttentionCall, budget: Spending, plan: SparsePlan, always: Tensor) -> SparsePlan:
     """Keeps of each row's key blocks those that hold the mass budget.top_p of them, and at least the floor.
 
     always: bool, a shape that expands to plan.keep's: what stays in any case, the tokens that are not video among it.
     Twilight, arXiv 2502.02770: select generously, then prune by an estimate, here that of the blocks' means.
     """
-    if budget.top_p >= 1:
+    if budget.everything:
         return plan
     candidates = plan.keep[:, :, 1:, 1:]
+    if isinstance(budget.top_p, Tensor) and budget.max_density == 1:
+        # A head that is to keep everything gets what the map lacks, too.
+        candidates = candidates | (budget.top_p >= 1)[:, None, None]
     queries = means(call.q, plan.queries, call.backend)[:, :, 1:]
     keys = means(call.k, plan.keys, call.backend)[:, :, 1:]
     sizes = plan.keys.sizes()[:, :, 1:]

@@ -132,6 +132,16 @@ class LayerMemory:
         return slice(branch * batch // len(self._keys), (branch + 1) * batch // len(self._keys))
 
 
+class Glance(LayerMemory):
+    """Loads what is remembered, and leaves it as it is."""
+
+    def store(self, *tensors: torch.Tensor) -> None:
+        pass
+
+    def forget_if(self, condition: torch.Tensor) -> None:
+        pass
+
+
 class StaticPlans:
     """What depends on nothing but layout, budget and device: made once in a run."""
 

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from .blocks import VideoBlocks, block_order
-from .budget import Budget
 from .call import AttentionCall
 from .plan import SparsePlan
 from .select import always_on, prune
+from .spending import Spending
 
 # With max_density left at 1 a static pattern offers this part of the map, and top_p prunes inside it.
 GENEROUS = 0.5
@@ -37,10 +37,10 @@ class StaticMap(NamedTuple):
         return float(query_sizes @ self.keep.double() @ key_sizes / (query_sizes.sum() * key_sizes.sum()))
 
 
-def target_density(budget: Budget) -> float:
+def target_density(budget: Spending) -> float:
     """The density that a static pattern's map aims at, 0..1: the budget's max_density where it is given, and
     everything only if top_p asks for everything too."""
-    return budget.max_density if budget.max_density < 1 or budget.top_p >= 1 else GENEROUS
+    return budget.max_density if budget.max_density < 1 or budget.everything else GENEROUS
 
 
 def nearest(queries: VideoBlocks, keys: VideoBlocks, apart: Tensor, always: Tensor, target: float) -> StaticMap:
@@ -79,7 +79,7 @@ def widest(make: Callable[[float], StaticMap], low: float, high: float, target: 
     return best
 
 
-def plan_static(call: AttentionCall, budget: Budget, pattern: str, make: Callable[[], StaticMap]) -> SparsePlan:
+def plan_static(call: AttentionCall, budget: Spending, pattern: str, make: Callable[[], StaticMap]) -> SparsePlan:
     """The plan of a map that all heads share; `make` is called once in a run and device. top_p prunes inside it."""
     batch, heads = call.q.shape[:2]
     device = call.q.device
@@ -90,7 +90,7 @@ def plan_static(call: AttentionCall, budget: Budget, pattern: str, make: Callabl
         queries, keys = (block_order(call.layout, [blocks], index) for blocks in (made.queries, made.keys))
         return SparsePlan(queries, keys, always_on(made.keep.to(device))), always_on(made.always.to(device))
 
-    shared, always = call.static.get((pattern, call.layout, call.token_order, budget, device), once)
+    shared, always = call.static.get((pattern, call.layout, call.token_order, target_density(budget), device), once)
     index = shared.queries.index.expand(batch, heads)
     plan = SparsePlan(
         queries=replace(shared.queries, index=index),

@@ -14,8 +14,8 @@ import torch
 from ...kernels.compensation_error import log_compensation_error
 from ...kernels.top_p import select_blocks
 from ..attention import blocks, clusters, select, static
+from ..attention.evaluation import Stopwatch
 from ..attention.planners import svg1
-from ..attention.statistics import Stopwatch
 
 PACKAGE = __name__.rpartition(".accel.")[0]
 REST = "rest"

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from ..attention.statistics import Stopwatch
+from ..attention.evaluation import Stopwatch
 
 # Compiling, allocating and the first touch of memory end within these.
 WARM_UP = {"cuda": 3, "cpu": 1}

@@ -79,3 +79,8 @@ def failure_reason(error: Exception, backend: str) -> str | None:
         first_line = str(error).strip().partition("\n")[0]
         return f"{reasons.NO_KERNEL}: {type(error).__name__}: {first_line}"
     return None
+
+
+def diffusion_model(base_model):
+    """The network inside a ComfyUI BaseModel; torch.compile wraps it and keeps the original inside."""
+    return getattr(base_model.diffusion_model, "_orig_mod", base_model.diffusion_model)

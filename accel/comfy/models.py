@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 BUNDLED = Path(__file__).parents[2] / "workflows" / "models"
@@ -18,7 +19,7 @@ def register() -> None:
 
     # extra_model_paths may have named folders already; the first is the one to write to.
     folder_paths.add_model_folder_path(FOLDER, str(Path(folder_paths.models_dir, FOLDER)))
-    folder_paths.folder_names_and_paths[FOLDER][1].add(".safetensors")
+    folder_paths.folder_names_and_paths[FOLDER][1].update((".safetensors", ".json"))
     for folder in (FOLDER, "diffusion_models", "vae"):
         folder_paths.add_model_folder_path(folder, str(BUNDLED / folder))
 
@@ -28,6 +29,40 @@ def own_folder() -> Path:
     import folder_paths
 
     return Path(folder_paths.get_folder_paths(FOLDER)[0])
+
+
+def own_files(suffix: str) -> list[str]:
+    """Names, as loading nodes list them, of the files in models/dit_accel of that kind (`.json`: profiles)."""
+    import folder_paths
+
+    names = folder_paths.get_filename_list(FOLDER)
+    return [name for name in names if name.endswith(suffix) and Path(name).parts[0] != GATE]
+
+
+def new_file(prefix: str, suffix: str) -> tuple[Path, str]:
+    """Path of a file to write in models/dit_accel, and its name as loading nodes list it. prefix: the start of its
+    name, with folders; a number is added. Raises ValueError naming filename_prefix if it is none."""
+    import folder_paths
+
+    start = os.path.normpath(prefix)
+    # What lies in the gate's folder is taken for its measurements.
+    if os.path.basename(start) in ("", ".", "..") or Path(start).parts[0] == GATE:
+        raise ValueError(f"filename_prefix: expected the start of a file name, found {prefix!r}")
+    folder, stem, counter, subfolder, _ = folder_paths.get_save_image_path(start, str(own_folder()))
+    name = f"{stem}_{counter:05}_{suffix}"
+    return Path(folder, name), os.path.join(subfolder, name)
+
+
+def version_of(name: str | None) -> tuple[int, int] | None:
+    """What changes when the file of that name does; None where there is none. A name that comes through a link is
+    None too."""
+    import folder_paths
+
+    path = name and folder_paths.get_full_path(FOLDER, name)
+    if path is None:
+        return None
+    status = Path(path).stat()
+    return status.st_mtime_ns, status.st_size
 
 
 def gate_files() -> list[Path]:

@@ -4,62 +4,20 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections import Counter
-from collections.abc import Callable, Hashable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Hashable
 
 import torch
 
-from ...kernels import registry
-from ..attention import executor, reasons
-from ..attention.call import AttentionCall
+from ..attention import reasons
 from ..attention.costs import Size
-from ..attention.layout import TokenLayout
-from ..attention.planners import PATTERNS
-from ..attention.precision import REFERENCE_CHIP, choose_formats
-from ..attention.run import Run
-from ..attention.state import LayerMemory
-from ..attention.statistics import ForwardStatistics, Stopwatch
+from ..attention.evaluation import Stopwatch
 from .compat import failure_reason, pause_malloc_graph
-from .families import Family
+from .execution import choose_backend, observe, sparse_attention
+from .forward import FORWARD_KEY, Forward
 
 log = logging.getLogger("dit_accel")
 
 OVERRIDE_KEY = "optimized_attention_override"
-FORWARD_KEY = "dit_accel_forward"
-
-
-@dataclass
-class Forward:
-    """One model evaluation, as every attention call of it finds it in transformer_options.
-
-    branches: one id per equal part of the batch, none if the parts are unknown. previous: the override that stood
-    in our place before. dense_reason: why what remains of the forward is dense; set when a call failed.
-    """
-
-    run: Run
-    model: Any
-    family: Family
-    layout: TokenLayout
-    branches: Sequence[Hashable]
-    previous: Callable | None
-    statistics: ForwardStatistics
-    dense_reason: str | None = None
-    _seen: Counter = field(default_factory=Counter)
-
-    def __deepcopy__(self, memo) -> Forward:
-        """It travels in model options, which other nodes copy, and must not take the model along."""
-        return self
-
-    def layer(self, options: Mapping[str, Any]) -> tuple[int, int]:
-        """Identity of this video self-attention call: the number of its block and which of that block's calls it is.
-        Where the model gives no number, it is the call's place among all of the forward."""
-        number = self.family.block(self.model, options)
-        if number is None:
-            number = self._seen.total()
-        self._seen[number] += 1
-        return number, self._seen[number]
 
 
 def attention_override(
@@ -81,8 +39,7 @@ def attention_override(
     options = kwargs["transformer_options"]
     forward: Forward = options[FORWARD_KEY]
 
-    def dense(reason: str):
-        forward.statistics.dense[reason] += 1
+    def original():
         call = func if forward.previous is None else functools.partial(forward.previous, func)
         return call(
             q,
@@ -96,28 +53,45 @@ def attention_override(
             **kwargs,
         )
 
+    def dense(reason: str):
+        forward.statistics.dense[reason] += 1
+        watch = Stopwatch(q.device)
+        out = original()
+        watch.mark()
+        forward.statistics.record_dense(layer[0], watch)
+        return out
+
     if kwargs.get("enable_gqa"):
-        return dense(reasons.GROUPED_QUERY)
+        forward.statistics.dense[reasons.GROUPED_QUERY] += 1
+        return original()
     if skip_reshape:
         queries, keys, values = q, k, v
     else:
         queries, keys, values = (x.unflatten(-1, (heads, -1)).transpose(1, 2) for x in (q, k, v))
+    reason = _other_attention(forward, queries, keys, values)
+    if reason is not None:
+        forward.statistics.dense[reason] += 1
+        return original()
 
-    reason = _dense_reason(forward, queries, keys, values, mask, kwargs)
+    layer = forward.layer(options)
+    forward.run.check_profile(queries.shape[1], forward.statistics.expected)
+    unfit = _unfit(queries, keys, values, mask, kwargs)
+    scale = queries.shape[-1] ** -0.5 if kwargs.get("scale") is None else kwargs["scale"]
+    if forward.observed and unfit is None and forward.run.observer.measures(layer[0], forward.statistics.step):
+        observe(forward, layer, queries, keys, values, scale)
+    reason = forward.dense_reason or unfit or _not_this_block(forward, layer[0])
     if reason is not None:
         return dense(reason)
-    layer = forward.layer(options)
-    if layer[0] in forward.run.budget.dense_blocks:
-        return dense(reasons.DENSE_BLOCK)
-    backend, problem = _backend(forward.run.settings.fallback, queries)
+    backend, problem = choose_backend(forward.run.settings.fallback, queries)
     if backend is None:
         return dense(f"{reasons.NO_KERNEL}: {problem}")
+    spending = forward.run.spending(layer[0], queries.device)
     if backend == "triton" and _dense_is_faster(forward, layer, queries):
         return dense(reasons.DENSE_FASTER)
 
     try:
         with pause_malloc_graph(), torch.cuda.device_of(queries):
-            out = _sparse(forward, layer, queries, keys, values, kwargs.get("scale"), backend)
+            out = sparse_attention(forward, layer, queries, keys, values, scale, backend, spending)
     except Exception as error:
         reason = failure_reason(error, backend)
         if reason is None or forward.run.settings.fallback == "error":
@@ -147,13 +121,26 @@ def uncompiled_override():
     return torch.compiler.disable(attention_override)
 
 
-def _dense_reason(forward: Forward, q, k, v, mask, kwargs) -> str | None:
+def _other_attention(forward: Forward, q, k, v) -> str | None:
+    """What the call is if it is no video self-attention."""
     if q.shape != k.shape or q.shape != v.shape:
         return reasons.CROSS_ATTENTION
-    if q.shape[2] != forward.layout.total:
-        return reasons.OTHER_STREAM
-    if forward.dense_reason is not None:
-        return forward.dense_reason
+    return reasons.OTHER_STREAM if q.shape[2] != forward.layout.total else None
+
+
+def _not_this_block(forward: Forward, block: int) -> str | None:
+    if block in forward.run.budget.dense_blocks:
+        return reasons.DENSE_BLOCK
+    if forward.run.guard.is_dense(block):
+        return reasons.GUARD
+    profile = forward.run.budget.profile
+    # A plan that keeps everything would only be dearer, and of what was not measured nothing is known.
+    whole = profile is not None and (block not in profile.layers or min(profile.row(block)) >= 1)
+    return reasons.PROFILE if whole else None
+
+
+def _unfit(q, k, v, mask, kwargs) -> str | None:
+    """What the sparse kernel does not do of this call."""
     if mask is not None:
         return reasons.MASK
     if kwargs.get("low_precision_attention") is False:
@@ -163,18 +150,6 @@ def _dense_reason(forward: Forward, q, k, v, mask, kwargs) -> str | None:
     if any(x.stride(-1) != 1 for x in (q, k, v)):
         return reasons.STRIDED
     return None
-
-
-def _backend(fallback: str, q: torch.Tensor) -> tuple[str | None, str]:
-    backend, problem = registry.choose("block_sparse_attention", device=q.device, dtype=q.dtype, head_dim=q.shape[-1])
-    if backend is None and fallback == "reference":
-        return "reference", ""
-    if backend is None and fallback == "error":
-        raise RuntimeError(
-            f"fallback is set to error, and no fast kernel can take this attention call: {problem} "
-            f"(device {q.device}, dtype {q.dtype}, head dim {q.shape[-1]})"
-        )
-    return backend, problem
 
 
 def _dense_is_faster(forward: Forward, layer: Hashable, q: torch.Tensor) -> bool:
@@ -193,32 +168,3 @@ def _dense_is_faster(forward: Forward, layer: Hashable, q: torch.Tensor) -> bool
         settings.precision,
         warm=bool(forward.branches),
     )
-
-
-def _sparse(forward: Forward, layer: Hashable, q, k, v, scale: float | None, backend: str) -> torch.Tensor:
-    """Plan and run one call; q, k, v and the result are [B, H, N, D]."""
-    scale = q.shape[-1] ** -0.5 if scale is None else scale
-    rows = q.shape[0] // max(len(forward.branches), 1)
-    call = (layer, q.device, q.dtype, rows, *q.shape[1:])
-    watch = Stopwatch(q.device)
-    settings = forward.run.settings
-    attention = AttentionCall(
-        q,
-        k,
-        v,
-        forward.layout,
-        scale,
-        backend,
-        LayerMemory(forward.run.cache, forward.branches, call),
-        forward.run.static,
-        settings.token_order,
-    )
-    plan = PATTERNS[settings.pattern].plan(attention, forward.run.budget)
-    watch.mark()
-    chip = registry.architecture(q.device) if backend == "triton" else REFERENCE_CHIP
-    faster = forward.run.gate.faster_at_8_bit(q.device)
-    formats = choose_formats(settings.precision, settings.pattern, forward.run.budget, chip, faster)
-    out = executor.execute(q, k, v, plan, formats=formats, scale=scale, backend=backend)
-    watch.mark()
-    forward.statistics.record(plan, watch, backend if formats is None else f"{backend} 8-bit", (layer, q.shape[2]))
-    return out

@@ -4,33 +4,65 @@ from __future__ import annotations
 
 import logging
 from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
 
 from ..attention import reasons
 from ..attention.fits import read_fits
 from ..attention.gate import Gate
-from ..attention.layout import TokenLayout
+from ..attention.marks import mark
+from ..attention.observer import observed_steps
 from ..attention.run import Run, Settings
 from ..attention.schedule import SigmaWindow, full_steps
-from ..attention.statistics import ForwardStatistics, RunSummary
-from .compat import is_compiled, layers_with_own_backend, other_sparse_attention
-from .families import ForwardInputs, family_of
+from ..attention.statistics import RunSummary
+from ..quant.activations import Activations, ChannelStatistics
+from .badge import Badge
+from .compat import diffusion_model, is_compiled, layers_with_own_backend
+from .evaluate import Evaluation
+from .families import ForwardInputs
+from .linears import watched_linears
 from .models import gate_files
-from .numbering import number_blocks, places_move
-from .override import FORWARD_KEY, OVERRIDE_KEY, Forward, uncompiled_override
 
 KEY = "dit_accel.sparse_attention"
 RUN_KEY = "dit_accel_run"
+BADGE_KEY = "dit_accel_badge"
+HISTORY = 8
+ATTENTION, LINEAR = "attention", "linear"
 
 log = logging.getLogger("dit_accel")
 
 
-def install(model, settings: Settings):
+def install(model, settings: Settings, node: str | None = None):
     """A clone of the ModelPatcher `model` whose video self-attention is sparse; an earlier install on it is
-    replaced. The clone's attachment `KEY` is the `Patch`, with the summaries of its last runs."""
+    replaced, but a recording goes on. node: the graph node to show progress on.
+
+    The clone's attachment `KEY` is the `Patch`, with the summaries of its last runs."""
+    earlier = patch_of(model)
+    if earlier is None:
+        return _attach(model, Patch(settings, node=node))
+    return _attach(model, Patch(settings, node, earlier.recorded, earlier.history))
+
+
+def record(model, what: str):
+    """A clone of the ModelPatcher `model` whose runs are recorded, sparse or not. what: `attention`, or `linear` for
+    the inputs of linear layers."""
+    earlier = patch_of(model)
+    if earlier is None:
+        return _attach(model, Patch(Settings(sparse=False), recorded=what))
+    return _attach(model, Patch(earlier.settings, earlier.node, what, earlier.history))
+
+
+def patch_of(model) -> Patch | None:
+    """What this pack's nodes added to the ModelPatcher `model`."""
+    return model.get_attachment(KEY)
+
+
+def _attach(model, patch: Patch):
     from comfy.patcher_extension import CallbacksMP, WrappersMP
 
     clone = model.clone()
-    patch = Patch(settings)
     for kind, wrapper in (
         (WrappersMP.OUTER_SAMPLE, patch.outer_sample),
         (WrappersMP.APPLY_MODEL, patch.apply_model),
@@ -44,31 +76,63 @@ def install(model, settings: Settings):
 
 
 class Patch:
-    """What one node adds to a model. Holds settings and a few CPU summaries, never a tensor."""
+    """What the pack's nodes add to a model. Holds settings and a few CPU summaries, never a tensor of the model's.
 
-    def __init__(self, settings: Settings) -> None:
+    recorded: what Record watches, or None. linears: what it found in the last run, by layer. history: summaries of the
+    last runs; clones of a clone share it, so that a report finds the run whichever of them it is given.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        node: str | None = None,
+        recorded: str | None = None,
+        history: deque[RunSummary] | None = None,
+    ) -> None:
         self.settings = settings
-        self.history: deque[RunSummary] = deque(maxlen=8)
+        self.node = node
+        self.recorded = recorded
+        self.linears: dict[str, ChannelStatistics] = {}
+        self.history = deque(maxlen=HISTORY) if history is None else history
         self._sampling = False
+        self._activations = Activations()
 
     def outer_sample(self, executor, noise, latent_image, sampler, sigmas, *args, **kwargs):
         """OUTER_SAMPLE wrapper: a fresh Run for this sampling run, closed whatever happens in it."""
         import comfy.model_patcher
 
         guider = executor.class_obj
-        run = self._start(guider.model_patcher, sigmas)
+        run = self._start(guider.model_patcher, latent_image, sigmas)
+        badge = Badge(self.node)
         original = guider.model_options
         guider.model_options = comfy.model_patcher.create_model_options_clone(original)
-        guider.model_options.setdefault("transformer_options", {})[RUN_KEY] = run
+        options = guider.model_options.setdefault("transformer_options", {})
+        options[RUN_KEY], options[BADGE_KEY] = run, badge
         self._sampling = True
+        out = None
         try:
-            return executor(noise, latent_image, sampler, sigmas, *args, **kwargs)
+            with self._watch_linears(guider.model_patcher):
+                out = executor(noise, latent_image, sampler, sigmas, *args, **kwargs)
+            return out
         finally:
             self._sampling = False
             guider.model_options = original
-            summary = run.close()
+            summary = run.close(None if out is None else mark(out))
             self.history.append(summary)
+            badge.show(summary, done=True)
             log.info("DiT Accel: %s", summary.line())
+
+    @contextmanager
+    def _watch_linears(self, model_patcher) -> Iterator[None]:
+        if self.recorded != LINEAR:
+            yield
+            return
+        self._activations = Activations()
+        try:
+            with watched_linears(diffusion_model(model_patcher.model), self._activations):
+                yield
+        finally:
+            self.linears = self._activations.close()
 
     def pre_run(self, model_patcher, *args) -> None:
         """ON_PRE_RUN callback: a model that is prepared outside of its own sampling run is the second of a guider,
@@ -79,7 +143,7 @@ class Patch:
                 "node there"
             )
 
-    def _start(self, model_patcher, sigmas) -> Run:
+    def _start(self, model_patcher, latent, sigmas) -> Run:
         network = diffusion_model(model_patcher.model)
         layers = layers_with_own_backend(network)
         if layers:
@@ -89,77 +153,46 @@ class Patch:
                 layers,
             )
         percent_to_sigma = model_patcher.get_model_object("model_sampling").percent_to_sigma
-        budget = self.settings.budget.resolve(full_steps(sigmas.tolist(), percent_to_sigma))
+        schedule = sigmas.tolist()
+        budget = self.settings.budget.resolve(full_steps(schedule, percent_to_sigma))
         return Run(
             self.settings,
             budget,
-            SigmaWindow.of(budget, lambda percent: float(percent_to_sigma(percent))),
+            SigmaWindow.of(budget, lambda percent: float(percent_to_sigma(percent)), schedule),
             type(network).__name__,
             Gate(read_fits(gate_files())),
+            sigmas=schedule,
+            start=mark(latent),
+            observed=self.recorded == ATTENTION,
         )
 
     def apply_model(self, executor, x, t, c_concat, c_crossattn, control, transformer_options, **kwargs):
         """APPLY_MODEL wrapper: describes this forward and installs the override on a copy of the options.
 
         Installing per forward means that no node placed after ours can switch us off unseen. A forward that stays
-        dense as a whole is left untouched, but not under torch.compile: what it makes of a forward without the
-        override it would run for all later ones. All waiting for the device happens here: once for sigma, once for
-        the statistics.
+        dense as a whole is left untouched, but not where it is recorded, and not under torch.compile: what it makes of
+        a forward without the override it would run for all later ones. All waiting for the device happens here: once
+        for sigma, once for the statistics.
         """
         run = transformer_options.get(RUN_KEY)
         if run is None:
             return executor(x, t, c_concat, c_crossattn, control, transformer_options, **kwargs)
 
+        def evaluate(options):
+            return executor(x, t, c_concat, c_crossattn, control, options, **kwargs)
+
         model = diffusion_model(executor.class_obj)
-        family = family_of(model)
-        inputs = ForwardInputs(x, c_crossattn, kwargs)
-        layout = family.layout(model, inputs) if family else reasons.FAMILY
-        calls = family.calls(model, inputs) if family else 0
-        untouched = layout if isinstance(layout, str) else _owner(transformer_options)
-        reason = untouched or _dense_reason(run, layout, transformer_options)
-        if untouched or (reason and not is_compiled(executor.class_obj, transformer_options)):
-            run.add(ForwardStatistics.all_dense(reason, calls))
-            return executor(x, t, c_concat, c_crossattn, control, transformer_options, **kwargs)
-
-        forward = Forward(
-            run=run,
-            model=model,
-            family=family,
-            layout=layout,
-            branches=_branches(transformer_options, x.shape[0]),
-            previous=transformer_options.get(OVERRIDE_KEY),
-            statistics=ForwardStatistics(expected=calls),
-            dense_reason=reason,
-        )
-        options = {**transformer_options, FORWARD_KEY: forward, OVERRIDE_KEY: uncompiled_override()}
-        if family.unnumbered and places_move(options):
-            options = number_blocks(options, calls)
-        out = executor(x, t, c_concat, c_crossattn, control, options, **kwargs)
-        run.add(forward.statistics)
+        evaluation = Evaluation.of(run, model, ForwardInputs(x, c_crossattn, kwargs), transformer_options)
+        self._activations.watching = evaluation.step in observed_steps(run.steps)
+        touched = run.observer is not None or is_compiled(executor.class_obj, transformer_options)
+        out, statistics = evaluation.run(evaluate, touched)
+        if run.guard.on and statistics.sparse:
+            statistics.total = out.sum(dtype=torch.float32)
+        statistics.read()
+        if not statistics.finite:
+            out, repeated = evaluation.run(evaluate, touched, reasons.GUARD)
+            run.discard(statistics, mended=bool(torch.isfinite(out).all()))
+            statistics = repeated
+        run.add(statistics)
+        transformer_options[BADGE_KEY].show(run)
         return out
-
-
-def _branches(options, batch: int) -> tuple:
-    """Ids of the conditioning branches in the batch; none when a model wrapper has cut the batch to other parts."""
-    branches = tuple(options.get("uuids", ()))
-    return branches if branches and batch % len(branches) == 0 else ()
-
-
-def _owner(options) -> str | None:
-    other = other_sparse_attention(options)
-    return f"{reasons.OTHER_OVERRIDE}: {other}" if other else None
-
-
-def _dense_reason(run: Run, layout: TokenLayout, options) -> str | None:
-    if run.dense_reason is not None:
-        return run.dense_reason
-    if layout.video < run.budget.min_tokens:
-        return reasons.TOO_SHORT
-    if float(options["sigmas"].max()) not in run.window:
-        return reasons.OUTSIDE_WINDOW
-    return None
-
-
-def diffusion_model(base_model):
-    """The network inside a ComfyUI BaseModel; torch.compile wraps it and keeps the original inside."""
-    return getattr(base_model.diffusion_model, "_orig_mod", base_model.diffusion_model)

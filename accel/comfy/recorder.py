@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from ..attention.layout import TokenLayout
+from .compat import diffusion_model
 from .families import ForwardInputs, family_of
 from .override import OVERRIDE_KEY
-from .patch import diffusion_model
 
 KEY = "dit_accel.recorder"
 

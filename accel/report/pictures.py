@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import torch
@@ -36,11 +37,22 @@ def to_image(frame: Tensor) -> Image.Image:
     return Image.fromarray((frame.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).cpu().numpy())
 
 
-def difference(reference: Tensor, test: Tensor) -> tuple[Tensor, int]:
-    """The absolute difference of two clips, amplified so that it can be seen, and the amplification.
+def to_tensor(picture: Image.Image) -> Tensor:
+    """A picture as ComfyUI's IMAGE: fp32 [1, H, W, 3] in 0..1."""
+    return (
+        torch.frombuffer(bytearray(picture.convert("RGB").tobytes()), dtype=torch.uint8)
+        .reshape(1, picture.height, picture.width, 3)
+        .float()
+        .div_(255)
+    )
 
-    It is the power of two that makes the typical (root mean square) difference about a quarter of full scale.
-    """
-    typical = (test - reference).square().mean().sqrt().clamp(min=1e-6)
-    gain = max(1, int(2 ** torch.floor(torch.log2(0.25 / typical)).item()))
+
+def amplification(typical: float) -> int:
+    """The power of two that makes a typical (root mean square) difference about a quarter of full scale; at least 1."""
+    return max(1, int(2 ** math.floor(math.log2(0.25 / max(typical, 1e-6)))))
+
+
+def difference(reference: Tensor, test: Tensor) -> tuple[Tensor, int]:
+    """The absolute difference of two clips, amplified so that it can be seen, and the amplification."""
+    gain = amplification((test - reference).square().mean().sqrt().item())
     return ((test - reference).abs() * gain).clamp(0, 1), gain

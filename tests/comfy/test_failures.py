@@ -8,9 +8,8 @@ import torch
 import triton.runtime.errors
 
 from dit_accel.accel.attention import executor, reasons
-from dit_accel.accel.attention.planners import Pattern
+from dit_accel.accel.attention.planners import PATTERNS, Pattern
 from dit_accel.accel.attention.state import TensorCache
-from dit_accel.accel.comfy import override
 from dit_accel.kernels import registry
 
 LAYERS = 2  # of the model
@@ -107,7 +106,7 @@ def test_a_kernel_that_cannot_run_is_not_tried_again(tiny, case, model, monkeypa
 
     attempts = []
     monkeypatch.setattr(registry, "choose", lambda *_, **__: ("triton", ""))
-    monkeypatch.setitem(override.PATTERNS, "svg2", Pattern(stand_in))
+    monkeypatch.setitem(PATTERNS, "svg2", Pattern(stand_in))
     sparse = tiny.sparse(model, fallback="dense")
     assert torch.equal(tiny.sample(sparse, case, steps=3), tiny.sample(model, case, steps=3))
     assert attempts == ["triton"]

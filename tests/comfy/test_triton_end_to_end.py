@@ -4,7 +4,7 @@ import importlib
 
 import pytest
 
-from dit_accel.accel.comfy import override
+from dit_accel.accel.comfy import execution
 from dit_accel.kernels import registry
 
 LAUNCHES = [
@@ -56,7 +56,7 @@ def test_every_kernel_runs_and_agrees_with_the_reference(tiny, launched, monkeyp
     case = next(case for case in tiny.CASES if case.name == name)
     model = case.model()
     # The interpreter has the formats of chips without FP8.
-    monkeypatch.setattr(override, "REFERENCE_CHIP", "interpreter")
+    monkeypatch.setattr(execution, "REFERENCE_CHIP", "interpreter")
     label = " 8-bit" if precision == "8-bit" else ""
     settings = {"pattern": pattern, "precision": precision, "top_p": 0.5, "floor": 0.0}
     sparse = tiny.sparse(model, **settings, fallback="error")

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 SNAPSHOT = Path(__file__).parent / "object_info.json"
-FILE_LISTS = {"conditioning_name", "model_name", "vae_name"}
+FILE_LISTS = {"conditioning_name", "model_name", "profile_name", "vae_name"}
 CONTRACT = json.loads(SNAPSHOT.read_text())
 
 

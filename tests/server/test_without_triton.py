@@ -19,5 +19,11 @@ def test_every_node_registers(comfyui, tmp_path):
             "DitAccelLoadDCAE",
             "DitAccelDCAEDecode",
             "DitAccelDCAEEncode",
+            "DitAccelRecord",
+            "DitAccelProfile",
+            "DitAccelSaveProfile",
+            "DitAccelLoadProfile",
+            "DitAccelReport",
+            "DitAccelCompareVideos",
         }
         assert "IMPORT FAILED" not in server.log_since(0)

@@ -1,12 +1,16 @@
 """A model evaluation as the APPLY_MODEL wrapper describes it, without ComfyUI or a model."""
 
+import contextlib
+
 from dit_accel.accel.attention.budget import Budget
+from dit_accel.accel.attention.evaluation import ForwardStatistics
 from dit_accel.accel.attention.layout import TokenLayout
 from dit_accel.accel.attention.run import Run, Settings
 from dit_accel.accel.attention.schedule import SigmaWindow
-from dit_accel.accel.attention.statistics import ForwardStatistics
+from dit_accel.accel.comfy import execution, override
 from dit_accel.accel.comfy.families import Family
-from dit_accel.accel.comfy.override import FORWARD_KEY, Forward, attention_override
+from dit_accel.accel.comfy.forward import FORWARD_KEY, Forward
+from dit_accel.accel.comfy.override import attention_override
 
 
 def make_run(fallback: str = "error") -> Run:
@@ -31,3 +35,9 @@ def evaluate(run: Run, layout: TokenLayout, q, k, v, heads: int):
     """One attention call of q, k, v [2, N, H * D] through the override; returns the forward and the output."""
     forward = make_forward(run, layout)
     return forward, attention_override(None, q, k, v, heads=heads, transformer_options={FORWARD_KEY: forward})
+
+
+def outside_comfyui(monkeypatch) -> None:
+    """What a call asks of ComfyUI itself."""
+    for module in (override, execution):
+        monkeypatch.setattr(module, "pause_malloc_graph", contextlib.nullcontext)

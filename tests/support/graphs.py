@@ -40,7 +40,9 @@ class Graph(dict):
     def load(self, checkpoint: str) -> list:
         return self.add("UNETLoader", unet_name=f"{checkpoint}.safetensors", weight_dtype="default")
 
-    def accelerate(self, model: list, fallback: str = "reference", pattern: str = "svg2", **budget) -> list:
+    def accelerate(
+        self, model: list, fallback: str = "reference", pattern: str = "svg2", guard: str = "on", **budget
+    ) -> list:
         """Our node, with `BUDGET` changed by the given numbers."""
         return self.add(
             "DitAccelSparseAttention",
@@ -48,7 +50,7 @@ class Graph(dict):
             pattern=pattern,
             precision="auto",
             token_order="auto",
-            guard="on",
+            guard=guard,
             fallback=fallback,
             budget=self.add("DitAccelBudget", **{**BUDGET, **budget}),
         )
@@ -90,6 +92,9 @@ class Graph(dict):
             sigmas=self.add("BasicScheduler", model=model, scheduler="simple", steps=3, denoise=1.0),
             latent_image=latent,
         )
+
+    def record(self, model: list, what: str = "attention") -> list:
+        return self.add("DitAccelRecord", model=model, what=what)
 
     def read(self, samples: list, model: list) -> None:
         """Output nodes for the latent and for the run statistics on `model`."""

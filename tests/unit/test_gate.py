@@ -1,6 +1,5 @@
 """The gate: its cost model against published break-even lengths, its files, and what it does to a call."""
 
-import contextlib
 import json
 import logging
 import sys
@@ -30,7 +29,7 @@ from dit_accel.accel.cli import bench_gate, checks
 from dit_accel.accel.cli.main import main
 from dit_accel.accel.comfy import models, override
 from dit_accel.accel.comfy.patch import Patch
-from dit_accel.tests.support.forwards import make_forward, make_run
+from dit_accel.tests.support.forwards import make_forward, make_run, outside_comfyui
 
 SVG2 = PATTERNS["svg2"].planning
 DENSITIES = (0.2, 0.3, 0.4)
@@ -317,7 +316,7 @@ LAYOUT = TokenLayout((2, 4, 8))
 
 @pytest.fixture
 def short(monkeypatch):
-    monkeypatch.setattr(override, "pause_malloc_graph", contextlib.nullcontext)
+    outside_comfyui(monkeypatch)
     generator = torch.Generator().manual_seed(0)
     return [torch.randn(2, LAYOUT.total, 64, generator=generator) for _ in range(3)]
 
@@ -369,11 +368,11 @@ def sparse_calls(monkeypatch):
     """Stands in for the sparse computation; the backends that it was to run on."""
     backends = []
 
-    def stand_in(forward, layer, q, k, v, scale, backend):
+    def stand_in(forward, layer, q, k, v, scale, backend, spending):
         backends.append(backend)
         return torch.empty_like(q)
 
-    monkeypatch.setattr(override, "_sparse", stand_in)
+    monkeypatch.setattr(override, "sparse_attention", stand_in)
     return backends
 
 
@@ -393,7 +392,7 @@ def test_without_a_card_a_budget_of_everything_runs_sparse(short, sparse_calls):
 @pytest.mark.parametrize(("grid", "kept"), [((4, 8, 8), True), ((21, 45, 80), False)])
 def test_the_decision_reads_no_tensor(card, monkeypatch, sparse_calls, grid, kept):
     """Any read of a fake tensor raises."""
-    monkeypatch.setattr(override, "pause_malloc_graph", contextlib.nullcontext)
+    outside_comfyui(monkeypatch)
     monkeypatch.setattr(override.registry, "choose", lambda *_, **__: ("triton", ""))
     layout = TokenLayout(grid)
     run = make_run("dense")
@@ -436,7 +435,7 @@ def test_what_the_command_writes_the_next_run_reads(comfy_folder, measured, caps
     patcher = SimpleNamespace(
         model=SimpleNamespace(diffusion_model=torch.nn.Identity()), get_model_object=lambda name: sampling
     )
-    run = Patch(Settings())._start(patcher, torch.linspace(1, 0, 5))
+    run = Patch(Settings())._start(patcher, torch.zeros(1, 16, 1, 8, 8), torch.linspace(1, 0, 5))
     (fit,) = run.gate._fits
     assert (fit.card, fit.path) == ("stand-in card", path)
     assert fit.costs == pytest.approx(KNOWN, rel=1e-6)

@@ -17,6 +17,12 @@ NODES = (
     "DitAccelLoadDCAE",
     "DitAccelDCAEDecode",
     "DitAccelDCAEEncode",
+    "DitAccelRecord",
+    "DitAccelProfile",
+    "DitAccelSaveProfile",
+    "DitAccelLoadProfile",
+    "DitAccelReport",
+    "DitAccelCompareVideos",
 )
 
 # Loads the pack as ComfyUI does: by path, under a module name that is that path.

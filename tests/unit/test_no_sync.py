@@ -1,7 +1,6 @@
 """The whole sparse call at the size of a 720p clip, on fake tensors: shapes, memory and no way back to the host."""
 
 import ast
-import contextlib
 import importlib
 from pathlib import Path
 
@@ -16,11 +15,11 @@ from torch._subclasses.fake_tensor import (
 
 from dit_accel.accel.attention import executor
 from dit_accel.accel.attention.budget import PRESETS
+from dit_accel.accel.attention.evaluation import ForwardStatistics, Stopwatch
 from dit_accel.accel.attention.layout import TokenLayout
+from dit_accel.accel.attention.observer import CANDIDATES, Observer
 from dit_accel.accel.attention.planners import PATTERNS
 from dit_accel.accel.attention.state import StaticPlans, TensorCache
-from dit_accel.accel.attention.statistics import ForwardStatistics, Stopwatch
-from dit_accel.accel.comfy import override
 from dit_accel.kernels import (
     block_mean,
     block_sparse_attention,
@@ -30,11 +29,12 @@ from dit_accel.kernels import (
     kmeans,
     quantise,
     registry,
+    row_attention,
     top_p,
 )
 from dit_accel.kernels.quantise import FP8, INT8, Formats
 from dit_accel.tests.support.calls import make_call
-from dit_accel.tests.support.forwards import evaluate, make_run
+from dit_accel.tests.support.forwards import evaluate, make_run, outside_comfyui
 from dit_accel.tests.support.memory import LiveMemory
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -60,6 +60,7 @@ def launchers(monkeypatch):
         (top_p, "_select_op"): ("triton_top_p", "launch_select", "_select"),
         (gather, "_gather_op"): ("triton_gather", "launch_gather", "_gather"),
         (gather, "_lists_op"): ("triton_gather", "launch_lists", "_lists"),
+        (row_attention, "_rows_op"): ("triton_row_attention", "launch", "_attend_part"),
         (group, "_group_op"): ("triton_group", "launch", "_count", "_place"),
         (quantise, "_quantise_op"): ("triton_quantise", "launch", "_quantise"),
         (compensation_error, "_error_op"): ("triton_compensation_error", "launch", "_error"),
@@ -125,7 +126,7 @@ def test_memory_and_shapes_at_full_size(launchers, static_maps_are_real, formats
 
 def test_the_override_with_two_branches_and_text(launchers, monkeypatch):
     """The whole call as a model makes it, cold and warm, statistics included."""
-    monkeypatch.setattr(override, "pause_malloc_graph", contextlib.nullcontext)
+    outside_comfyui(monkeypatch)
     monkeypatch.setattr(registry, "choose", lambda *_, **__: ("triton", ""))
     layout, run = TokenLayout((21, 30, 52), prefix=256), make_run()
     with FakeTensorMode():
@@ -135,6 +136,21 @@ def test_the_override_with_two_branches_and_text(launchers, monkeypatch):
             assert forward.statistics.sparse == {"triton": 1}
             assert out.shape == q.shape
         assert len(run.cache) == 2
+    assert ("triton_row_attention", "launch") in {(name.rpartition(".")[2], launch) for name, launch in launchers}
+
+
+@pytest.mark.parametrize("pattern", PATTERNS)
+def test_measuring_at_full_size(launchers, static_maps_are_real, pattern):
+    """Eight plans of one call and what they would do to its rows: the memory is that of parts of the heads."""
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        q, k, v = (torch.empty(1, LAYOUT.total, HEADS, DIM, dtype=torch.bfloat16).transpose(1, 2) for _ in range(3))
+        with LiveMemory(q, k, v, result=(HEADS, len(CANDIDATES))) as memory:
+            call = make_call(q, k, v, LAYOUT, backend="triton")
+            density, error, norm = Observer(pattern, 1.0, 20).observe(call, 5)
+        assert density.shape == error.shape == (HEADS, len(CANDIDATES))
+        assert norm.shape == (HEADS,)
+        print(f"\npeak {memory.peak / 2**30:.2f} GiB")
+        assert memory.peak < 3 * q.numel() * q.element_size()
 
 
 READS = {"item", "tolist", "cpu", "nonzero", "argwhere", "masked_select", "unique", "numpy", "synchronize"}
@@ -147,15 +163,19 @@ CALL_PATH = [
             "costs.py",
             "executor.py",
             "gate.py",
+            "guard.py",
             "layout.py",
             "plan.py",
             "select.py",
+            "spending.py",
             "state.py",
             "static.py",
         )
     ),
     *sorted((ROOT / "accel" / "attention" / "planners").glob("*.py")),
     ROOT / "accel" / "comfy" / "override.py",
+    ROOT / "accel" / "comfy" / "execution.py",
+    ROOT / "accel" / "comfy" / "forward.py",
     *sorted((ROOT / "kernels").glob("*.py")),
 ]
 
@@ -188,6 +208,14 @@ def is_mask(node: ast.AST) -> bool:
 @pytest.mark.parametrize("path", CALL_PATH, ids=lambda path: str(path.relative_to(ROOT)))
 def test_call_path_never_reads_the_device(path):
     assert reads_of_the_device(path.read_text("utf-8")) == []
+
+
+@pytest.mark.parametrize("function", ["measure", "_difference", "_density_by_head"])
+def test_measuring_never_reads_the_device(function):
+    """The rest of observer.py runs between model evaluations, where it may."""
+    code = ast.parse((ROOT / "accel" / "attention" / "observer.py").read_text("utf-8"))
+    (found,) = (node for node in code.body if isinstance(node, ast.FunctionDef) and node.name == function)
+    assert reads_of_the_device(ast.unparse(found)) == []
 
 
 @pytest.mark.parametrize(

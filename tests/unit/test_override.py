@@ -1,6 +1,5 @@
 """The override's contract, call by call: every layout it may meet, and every call that is not its own."""
 
-import contextlib
 from dataclasses import replace
 
 import pytest
@@ -10,7 +9,7 @@ from dit_accel.accel.attention import reasons
 from dit_accel.accel.attention.layout import TokenLayout
 from dit_accel.accel.comfy import override
 from dit_accel.kernels import registry
-from dit_accel.tests.support.forwards import make_forward, make_run
+from dit_accel.tests.support.forwards import make_forward, make_run, outside_comfyui
 
 LAYOUT = TokenLayout((4, 8, 8), prefix=5)
 HEADS, DIM = 2, 64
@@ -18,7 +17,7 @@ HEADS, DIM = 2, 64
 
 @pytest.fixture(autouse=True)
 def _no_kernel(monkeypatch):
-    monkeypatch.setattr(override, "pause_malloc_graph", contextlib.nullcontext)
+    outside_comfyui(monkeypatch)
     monkeypatch.setattr(registry, "choose", lambda *_, **__: (None, "no GPU"))
 
 

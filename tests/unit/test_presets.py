@@ -17,4 +17,4 @@ def test_the_browsers_presets_are_ours():
         numbers = shown[name]
         assert parse_blocks(numbers.pop("dense_blocks")) == budget.dense_blocks
         assert numbers == {number: getattr(budget, number) for number in numbers}
-        assert numbers.keys() | {"preset", "dense_blocks"} == set(vars(budget))
+        assert numbers.keys() | {"preset", "dense_blocks", "profile"} == set(vars(budget))

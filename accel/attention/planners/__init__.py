@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
-from ..budget import Budget
 from ..call import AttentionCall
 from ..costs import Planning
 from ..plan import SparsePlan
+from ..spending import Spending
 from . import pooled, radial, svg1, svg2, svg_ear, window
 
 
@@ -18,7 +18,7 @@ class Pattern(NamedTuple):
     L2 of the output for each unit of attention mass that is dropped, at the least: measured in tests/bench/results.
     planning: what a call costs beside attention, for the gate."""
 
-    plan: Callable[[AttentionCall, Budget], SparsePlan]
+    plan: Callable[[AttentionCall, Spending], SparsePlan]
     token_order: bool = False
     static: bool = False
     error_of_dropped_mass: float = 0.6

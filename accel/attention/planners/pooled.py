@@ -13,13 +13,13 @@ import torch
 
 from ....kernels.top_p import select_blocks
 from ..blocks import block_order, block_sizes, ordered_blocks
-from ..budget import Budget
 from ..call import AttentionCall
 from ..plan import BlockOrder, SparsePlan
 from ..select import always_on, estimated_mass, make_tail, means
+from ..spending import Spending
 
 
-def plan(call: AttentionCall, budget: Budget) -> SparsePlan:
+def plan(call: AttentionCall, budget: Spending) -> SparsePlan:
     """Blocks by call.token_order (auto: cube), kept by the mass that their means promise; with a tail."""
     shared = call.static.get(("pooled", call.layout, call.token_order, call.q.device), lambda: _orders(call))
     queries, keys = (replace(order, index=order.index.expand(call.q.shape[:2])) for order in shared)

@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 
 from ..blocks import Grid, VideoBlocks, block_sizes
-from ..budget import Budget
 from ..call import AttentionCall
 from ..plan import SparsePlan
+from ..spending import Spending
 from ..static import StaticMap, overlap, plan_static, target_density, widest
 
 # Neighbour frames see each other wholly while c is at least this; below, no density would be low enough for a
@@ -25,7 +25,7 @@ from ..static import StaticMap, overlap, plan_static, target_density, widest
 WHOLE_NEIGHBOURS = 0.1
 
 
-def plan(call: AttentionCall, budget: Budget) -> SparsePlan:
+def plan(call: AttentionCall, budget: Spending) -> SparsePlan:
     """Blocks of consecutive tokens of one frame, kept by distance in time and space."""
     return plan_static(call, budget, "radial", lambda: radial_map(call.layout.grid, target_density(budget)))
 

@@ -18,11 +18,11 @@ import torch
 from torch import Tensor
 
 from ..blocks import Grid, VideoBlocks, axes_order, block_order, block_sizes, cut
-from ..budget import Budget
 from ..call import AttentionCall
 from ..clusters import spread
 from ..plan import SparsePlan
 from ..select import always_on, prune
+from ..spending import Spending
 from ..static import StaticMap, nearest, overlap, target_density
 
 ROWS = 64
@@ -42,14 +42,15 @@ class Bands(NamedTuple):
     always: Tensor
 
 
-def plan(call: AttentionCall, budget: Budget) -> SparsePlan:
+def plan(call: AttentionCall, budget: Spending) -> SparsePlan:
     """Per (batch row, head) the band along one of the six axis orders; top_p prunes inside it."""
-    key = ("svg1", call.layout, budget, call.q.device)
-    bands: Bands = call.static.get(key, lambda: _bands(call, target_density(budget)))
+    target = target_density(budget)
+    key = ("svg1", call.layout, target, call.q.device)
+    bands: Bands = call.static.get(key, lambda: _bands(call, target))
     probe = torch.cat([call.q[:, :, bands.rows], call.k[:, :, bands.rows]], dim=2)
     remembered = call.memory.load()
     if remembered is None:
-        choice = profile(call, bands)
+        choice = call.once("choice", lambda: profile(call, bands))
         call.memory.store(choice, probe)
     else:
         choice, before = remembered

@@ -10,14 +10,14 @@ from __future__ import annotations
 from torch import Tensor
 
 from ....kernels.top_p import select_blocks
-from ..budget import Budget
 from ..call import AttentionCall
 from ..clusters import Clusters, warm_clusters
 from ..plan import SparsePlan
 from ..select import always_on, estimated_mass
+from ..spending import Spending
 
 
-def plan(call: AttentionCall, budget: Budget) -> SparsePlan:
+def plan(call: AttentionCall, budget: Spending) -> SparsePlan:
     """Block 0 of both orders holds the tokens that are not video (kept by all, keeping all), the others are the
     clusters of the video tokens."""
     queries, keys = warm_clusters(call)
@@ -25,11 +25,11 @@ def plan(call: AttentionCall, budget: Budget) -> SparsePlan:
     return SparsePlan(queries.block_order(call.layout), keys.block_order(call.layout), always_on(keep), capped)
 
 
-def select_by_mass(call: AttentionCall, budget: Budget, queries: Clusters, keys: Clusters) -> tuple[Tensor, Tensor]:
+def select_by_mass(call: AttentionCall, budget: Spending, queries: Clusters, keys: Clusters) -> tuple[Tensor, Tensor]:
     """Key clusters by the mass that the means promise: keep bool [B, H, Cq, Ck] and capped bool [B, H, Cq]."""
     sizes = keys.sizes()
     return select_blocks(
-        estimated_mass(queries.centroids, keys.centroids, sizes, call.scale),
+        call.once("mass", lambda: estimated_mass(queries.centroids, keys.centroids, sizes, call.scale)),
         sizes,
         top_p=budget.top_p,
         floor=budget.floor,

@@ -10,26 +10,27 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ....kernels.block_sparse_attention import Tail
 from ....kernels.compensation_error import log_compensation_error
 from ....kernels.top_p import select_blocks
-from ..budget import Budget
 from ..call import AttentionCall
 from ..clusters import Clusters, warm_clusters
 from ..plan import BlockOrder, SparsePlan
 from ..select import always_on, make_tail
+from ..spending import Spending
 from .svg2 import select_by_mass
 
 
-def plan(call: AttentionCall, budget: Budget) -> SparsePlan:
+def plan(call: AttentionCall, budget: Spending) -> SparsePlan:
     """Blocks as in svg2; the tail's keys and values are the means of the key clusters."""
     queries, keys = warm_clusters(call)
     query_order, key_order = queries.block_order(call.layout), keys.block_order(call.layout)
-    tail = make_tail(call, key_order)
+    tail = call.once("tail", lambda: make_tail(call, key_order))
     spent, capped = select_by_mass(call, budget, queries, keys)
     sizes = keys.sizes()
     limit = torch.where(spent, sizes.unsqueeze(-2), 0).sum(-1)
     keep, _ = select_blocks(
-        _priority(call, queries, key_order, tail.keys[:, :, 1:], tail.values[:, :, 1:], sizes),
+        call.once("priority", lambda: _priority(call, queries, key_order, tail, sizes)),
         sizes,
         top_p=1.0,
         floor=0.0,
@@ -39,9 +40,7 @@ def plan(call: AttentionCall, budget: Budget) -> SparsePlan:
     return SparsePlan(query_order, key_order, always_on(keep), capped, tail)
 
 
-def _priority(
-    call: AttentionCall, queries: Clusters, keys: BlockOrder, key_means: Tensor, value_means: Tensor, sizes: Tensor
-) -> Tensor:
+def _priority(call: AttentionCall, queries: Clusters, keys: BlockOrder, tail: Tail, sizes: Tensor) -> Tensor:
     """Error of the tail per key, relative to the worst of the row: fp32 [B, H, Cq, Ck] in 0..1."""
     error = log_compensation_error(
         queries.centroids,
@@ -50,8 +49,8 @@ def _priority(
         keys.tokens,
         keys.offsets[:, 1:],
         keys.index,
-        key_means,
-        value_means,
+        tail.keys[:, :, 1:],
+        tail.values[:, :, 1:],
         scale=call.scale,
         backend=call.backend,
     )

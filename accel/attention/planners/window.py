@@ -11,13 +11,13 @@ import math
 import torch
 
 from ..blocks import Grid, block_sizes, coordinates, ordered_blocks
-from ..budget import Budget
 from ..call import AttentionCall
 from ..plan import SparsePlan
+from ..spending import Spending
 from ..static import StaticMap, nearest, overlap, plan_static, target_density
 
 
-def plan(call: AttentionCall, budget: Budget) -> SparsePlan:
+def plan(call: AttentionCall, budget: Spending) -> SparsePlan:
     """Blocks by call.token_order (auto: cube), each attending the blocks in a window around it."""
     return plan_static(
         call, budget, "window", lambda: window_map(call.layout.grid, call.token_order, target_density(budget))

@@ -50,9 +50,10 @@ def budget(**changes) -> Budget:
 
 
 def sparse(model, **changes):
-    """`model` with sparse attention on the reference backend."""
-    names = ("pattern", "precision", "token_order", "fallback")
-    settings = {"fallback": "reference"} | {name: changes.pop(name) for name in names if name in changes}
+    """`model` with sparse attention on the reference backend, as the budget says and without the guard."""
+    names = ("pattern", "precision", "token_order", "fallback", "guard")
+    asked = {name: changes.pop(name) for name in names if name in changes}
+    settings = {"fallback": "reference", "guard": "off", **asked}
     return patch.install(model, Settings(**settings, budget=budget(**changes)))
 
 

@@ -2,13 +2,21 @@
 
 from comfy_api.latest import ComfyExtension
 
-from . import disturbance, encoders, lightricks, minimax, models, overrides, plans, readback
+from . import disturbance, encoders, exact, faults, lightricks, minimax, models, overrides, plans, readback
 
 
 class StandinExtension(ComfyExtension):
     async def get_node_list(self):
         around = [*models.NODES, *encoders.NODES, *lightricks.NODES, *minimax.NODES]
-        return [*around, *readback.NODES, *plans.NODES, *overrides.NODES, *disturbance.NODES]
+        return [
+            *around,
+            *readback.NODES,
+            *plans.NODES,
+            *overrides.NODES,
+            *disturbance.NODES,
+            *exact.NODES,
+            *faults.NODES,
+        ]
 
 
 async def comfy_entrypoint():

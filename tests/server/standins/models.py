@@ -129,4 +129,21 @@ class Nonce(io.ComfyNode):
         return io.NodeOutput(samples)
 
 
-NODES = [Conditioning, Clip, Vae, Lora, Nonce]
+class After(io.ComfyNode):
+    """Passes a latent on once another one is there: nodes of one graph run in that order."""
+
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="StandinAfter",
+            category=CATEGORY,
+            inputs=[io.Latent.Input("samples"), io.Latent.Input("after")],
+            outputs=[io.Latent.Output()],
+        )
+
+    @classmethod
+    def execute(cls, samples, after):
+        return io.NodeOutput(samples)
+
+
+NODES = [Conditioning, Clip, Vae, Lora, Nonce, After]

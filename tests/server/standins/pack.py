@@ -27,6 +27,18 @@ def executing(replacement):
         attention.execute = original
 
 
+@contextlib.contextmanager
+def planning(pattern, replacement):
+    """`replacement(original, call, budget)` makes the plans of that pattern."""
+    patterns = module("attention.planners").PATTERNS
+    original = patterns[pattern]
+    patterns[pattern] = original._replace(plan=lambda call, budget: replacement(original.plan, call, budget))
+    try:
+        yield
+    finally:
+        patterns[pattern] = original
+
+
 def on_sampling(model, key, around):
     """A clone of model; `around(executor, *args)` runs in place of each of its sampling runs."""
     from comfy.patcher_extension import WrappersMP

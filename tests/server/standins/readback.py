@@ -52,7 +52,12 @@ class History(io.ComfyNode):
     @classmethod
     def execute(cls, model, samples):
         patch = model.get_attachment(KEY)
-        return io.NodeOutput(ui={"runs": [dataclasses.asdict(run) for run in patch.history] if patch else []})
+        return io.NodeOutput(ui={"runs": [_summary(run) for run in patch.history] if patch else []})
+
+
+def _summary(run):
+    """Without what JSON cannot hold, or what nobody reads: tensors, and marks of latents."""
+    return dataclasses.asdict(dataclasses.replace(run, recording=None, start=None, end=None))
 
 
 class State(io.ComfyNode):

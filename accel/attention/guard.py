@@ -1,0 +1,159 @@
+"""The guard: samples the error of sparse calls, and gives a layer more where a promise is broken.
+
+Decisions are made on the host between model evaluations, from numbers that are read once for each.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ...kernels.row_attention import row_attention
+from .budget import FEW_STEPS
+from .clusters import spread
+from .evaluation import CallNumbers, Sample
+from .layout import TokenLayout
+
+ROWS = 16
+EVERY = 4  # steps from one sample of a layer to the next; in few-step runs each step
+MASS_SLACK = 0.05
+# Rows are few: an error that a profile's target allows may be found so many times as large.
+ERROR_SLACK = 1.5
+# A plan that max_density cut in more than this part of its query blocks promises no mass.
+CUT = 0.05
+# So often a layer's allowed loss of mass is halved; then it stays dense.
+RAISES = 2
+
+
+def sampled_rows(layout: TokenLayout, count: int, turn: int, device: torch.device) -> Tensor:
+    """`count` video tokens, one from each of as many equal stretches: int64 on `device`. Another `turn` gives
+    others. Never waits."""
+    count = min(count, layout.video)
+    places = spread(layout.video, count, device) + int(turn * 0.6180339887498949 * layout.video)
+    return places % layout.video + layout.prefix
+
+
+def sample(
+    q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, rows: Tensor, scale: float, backend: str
+) -> Sample:
+    """The sparse result out [B, H, N, D] and its log-sum-exp lse fp32 [B, H, N] beside dense attention of the rows
+    int64 [R]. Never waits."""
+    exact, exact_lse = row_attention(q.index_select(2, rows), k, v, scale=scale, backend=backend)
+    error = (out.index_select(2, rows).float() - exact).square().sum()
+    # Of a plan with a tail lse holds the tail too, which never says more than the blocks that it stands for.
+    mass = (lse.index_select(2, rows) - exact_lse).exp().mean()
+    return Sample(error, exact.square().sum(), mass)
+
+
+@dataclass
+class _Found:
+    """Samples of one block in one step, of all branches and evaluations together."""
+
+    top_p: float
+    error: float = 0.0
+    norm: float = 0.0
+    mass: float = 0.0
+    capped: float = 0.0
+    calls: int = 0
+
+    def add(self, call: CallNumbers) -> None:
+        self.error += call.error
+        self.norm += call.norm
+        self.mass += call.mass
+        self.capped += call.capped
+        self.calls += 1
+
+    def broken(self, promise: Promise) -> str | None:
+        """What was found instead of what was promised, in words."""
+        if promise.error is not None:
+            error = (self.error / self.norm) ** 0.5 if self.norm else 0.0
+            return f"error {error:.3f}, {promise.error:.3f} expected" if error > ERROR_SLACK * promise.error else None
+        mass = self.mass / self.calls
+        if not promise.mass or self.capped > CUT * self.calls or mass >= self.top_p - MASS_SLACK:
+            return None
+        return f"kept mass {mass:.2f}, {self.top_p:.2f} promised"
+
+
+class Promise(NamedTuple):
+    """What a block is held to: a profile's error, or the mass that top_p names if the pattern promises any."""
+
+    error: float | None
+    mass: bool
+
+
+class Guard:
+    """One run's guard. on: whether it samples and acts. steps: of the run. said: what it found and did, in sentences.
+
+    It acts from one step to the next, so that the branches of guidance, evaluated together or one after the other, are
+    treated alike.
+    """
+
+    def __init__(self, on: bool, steps: int) -> None:
+        self.on = on
+        self.said: list[str] = []
+        self._every = 1 if steps <= FEW_STEPS else EVERY
+        self._step: int | None = None
+        self._found: dict[int, tuple[_Found, Promise]] = {}
+        self._raised: dict[int, int] = {}
+        self._probation: set[int] = set()
+        self._dense: set[int] = set()
+
+    def begin(self, step: int) -> None:
+        """An evaluation of this step begins: what the step before was found to break is mended from here on."""
+        if step != self._step:
+            self._settle(self._raise)
+        self._step = step
+
+    def end(self) -> None:
+        """The run ends."""
+        self._settle(lambda block, found: "the run ended there")
+
+    def samples(self, block: int, step: int) -> bool:
+        """Whether the block's calls of this step are sampled: in turn, and always where it was raised last time."""
+        return self.on and ((block + step) % self._every == 0 or block in self._probation)
+
+    def is_dense(self, block: int) -> bool:
+        """Whether the block lost its right to be sparse."""
+        return block in self._dense
+
+    def raised(self, block: int) -> Callable[[float], float]:
+        """What a top_p of the block has become."""
+        part = 0.5 ** self._raised.get(block, 0)
+        return lambda top_p: 1 - (1 - top_p) * part if part < 1 else top_p
+
+    def learn(self, call: CallNumbers, promise: Promise) -> None:
+        """Takes in a sparse call that was read."""
+        if call.error is not None and call.finite:
+            self._found.setdefault(call.block, (_Found(call.top_p), promise))[0].add(call)
+
+    def repeat(self, step: int, block: int | None, mended: bool) -> None:
+        """An evaluation that was not finite, by the fault of this block if any is known, was repeated densely. mended:
+        whether that helped; if it did not, the fault is the model's, and nothing is left to guard."""
+        which = "the model" if block is None else f"layer {block}"
+        if mended:
+            self.said.append(f"step {step + 1}: {which} gave NaN or Inf; evaluated again, dense")
+            if block is not None:
+                self._dense.add(block)
+        else:
+            self.said.append(f"step {step + 1}: the model gives NaN or Inf, with dense attention too")
+            self.on = False
+
+    def _settle(self, act: Callable[[int, _Found], str]) -> None:
+        self._probation.clear()
+        for block, (found, promise) in sorted(self._found.items()):
+            broken = found.broken(promise)
+            if broken and block not in self._dense:
+                self.said.append(f"layer {block}, step {self._step + 1}: {broken}; {act(block, found)}")
+        self._found.clear()
+
+    def _raise(self, block: int, found: _Found) -> str:
+        self._raised[block] = self._raised.get(block, 0) + 1
+        if self._raised[block] > RAISES:
+            self._dense.add(block)
+            return "dense from the next step on"
+        self._probation.add(block)
+        return f"top_p raised to {self.raised(block)(found.top_p):.3f}"
