@@ -46,7 +46,8 @@ def values(page) -> dict:
     return page.evaluate(
         """() => {
             const node = app.graph.nodes.find((n) => n.type === "DitAccelBudget");
-            return Object.fromEntries(node.widgets.map((w) => [w.name, w.value]));
+            const saved = node.widgets.filter((w) => w.serialize !== false);
+            return Object.fromEntries(saved.map((w) => [w.name, w.value]));
         }"""
     )
 
