@@ -9,6 +9,7 @@ from dit_accel.accel.attention.budget import Budget
 from dit_accel.accel.attention.executor import execute
 from dit_accel.accel.attention.planners import PATTERNS
 from dit_accel.accel.attention.precision import OWN_ERROR, choose_formats
+from dit_accel.accel.attention.profile import Profile
 from dit_accel.accel.bench.inputs import captured_inputs
 from dit_accel.kernels.attention_configs import FORMATS
 from dit_accel.kernels.quantise import FP8, INT8, Formats
@@ -81,3 +82,14 @@ def test_what_dropped_mass_costs_was_measured():
             some = [row for row in mine if (row["source"], row["asked_density"]) == key]
             ratios.append(sum(row["error"] for row in some) / sum(1 - row["mass"] for row in some))
         assert 0.6 * min(ratios) <= pattern.error_of_dropped_mass <= min(ratios), (name, min(ratios))
+
+
+@pytest.mark.parametrize(
+    ("promised", "formats"), [(0.05, Formats(INT8, None)), (0.04, None), (0.2, Formats(INT8, FP8))]
+)
+def test_with_a_profile_auto_may_lose_a_third_of_what_it_promises(promised, formats):
+    profile = Profile(
+        "svg2", "WanModel", (3,), 1, 1, 0.02, 1.0, ((0.9,),), (0.3,), (promised,), "error", promised, True
+    )
+    budget = Budget(top_p=0.3, profile=profile)
+    assert choose_formats("auto", "svg2", budget, "sm_90", faster=True, block=3) == formats
