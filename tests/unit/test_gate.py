@@ -29,6 +29,7 @@ from dit_accel.accel.cli import bench_gate, checks
 from dit_accel.accel.cli.main import main
 from dit_accel.accel.comfy import models, override
 from dit_accel.accel.comfy.patch import Patch
+from dit_accel.kernels import registry
 from dit_accel.tests.support.forwards import make_forward, make_run, outside_comfyui
 
 SVG2 = PATTERNS["svg2"].planning
@@ -393,7 +394,7 @@ def test_without_a_card_a_budget_of_everything_runs_sparse(short, sparse_calls):
 def test_the_decision_reads_no_tensor(card, monkeypatch, sparse_calls, grid, kept):
     """Any read of a fake tensor raises."""
     outside_comfyui(monkeypatch)
-    monkeypatch.setattr(override.registry, "choose", lambda *_, **__: ("triton", ""))
+    monkeypatch.setattr(registry, "choose", lambda *_, **__: ("triton", ""))
     layout = TokenLayout(grid)
     run = make_run("dense")
     run.gate.learn({"another layer": 0.5})
