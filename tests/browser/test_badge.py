@@ -8,6 +8,7 @@ import pytest
 
 from dit_accel.accel.attention.reasons import NOT_SELF_ATTENTION
 from dit_accel.accel.attention.statistics import parse_line
+from dit_accel.tests.support.browsing import badges, changed, open_workflow, press_run
 
 pytestmark = pytest.mark.browser
 
@@ -53,14 +54,6 @@ def send(page, node: str, message: dict) -> None:
     page.evaluate(
         "(detail) => comfyAPI.api.api.dispatchCustomEvent('dit_accel.run', detail)", {"node": node, **message}
     )
-
-
-def badges(page) -> list[tuple[str, str]]:
-    """(state, text) of the badges on the screen, from left to right."""
-    found = [
-        (b.bounding_box()["x"], b.get_attribute("data-state"), b.inner_text()) for b in page.locator(".badge").all()
-    ]
-    return [(state, text) for _, state, text in sorted(found)]
 
 
 def test_a_badge_shows_the_messages_of_its_node_alone(either):
@@ -117,12 +110,10 @@ def test_after_a_run_the_badge_says_what_the_log_says(page, server):
             comfyAPI.api.api.addEventListener("dit_accel.run", ({ detail }) => messages.push(detail));
         }"""
     )
-    page.evaluate("(workflow) => app.loadGraphData(workflow)", json.loads(SMALL_MODEL.read_text("utf-8")))
-    page.wait_for_timeout(1000)
+    # With a seed of its own: what another test has sampled would come from the cache.
+    open_workflow(page, changed(json.loads(SMALL_MODEL.read_text("utf-8")), {"KSampler": {"seed": 8}}))
     mark = server.mark()
-    with page.expect_response(lambda r: r.url.endswith("/prompt") and r.request.method == "POST") as sent:
-        page.get_by_test_id("queue-button").click()
-    server.wait(sent.value.json()["prompt_id"], timeout=300)
+    server.wait(press_run(page), timeout=300)
     page.wait_for_function("messages.at(-1)?.state === 'done'")
     messages = page.evaluate("messages")
     last = messages[-1]

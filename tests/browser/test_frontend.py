@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from dit_accel.accel.attention.statistics import parse_line
+from dit_accel.tests.support.browsing import open_workflow, press_run
 
 pytestmark = pytest.mark.browser
 
@@ -78,14 +79,18 @@ def choose(page, name: str, value: str) -> None:
     page.wait_for_timeout(300)
 
 
-@pytest.mark.parametrize("title", [BUDGET, SPARSE])
-def test_a_node_is_found_and_added_and_its_help_opens(page, title):
+@pytest.mark.parametrize(
+    ("title", "sentence"),
+    [(BUDGET, "the numbers below it are then only shown"), (SPARSE, "Put the node between the model loader")],
+    ids=["budget", "sparse"],
+)
+def test_a_node_is_found_and_added_and_its_help_opens(page, title, sentence):
     add_through_search(page, title)
     assert page.evaluate("app.graph.nodes.map((n) => n.title)") == [title]
     page.get_by_test_id("info-button").click()
     heading = page.get_by_role("heading", name=title, level=1)
     heading.wait_for(timeout=10_000)
-    assert page.get_by_text("Has no effect yet").first.is_visible()
+    assert page.get_by_text(sentence).first.is_visible()
 
 
 def test_a_new_budget_shows_the_numbers_of_its_preset(page):
@@ -151,19 +156,9 @@ def test_loading_a_saved_workflow_changes_nothing(page):
 
 
 def open_and_queue(page, workflow: Path) -> str:
-    """Opens a workflow as the template browser does and presses Run; the prompt's id."""
-    saved = json.loads(workflow.read_text("utf-8"))
-    page.evaluate("(workflow) => app.loadGraphData(workflow)", saved)
-    page.wait_for_timeout(1000)
-    types = sorted(page.evaluate("app.graph.nodes.map((n) => n.type)"))
-    assert types == sorted(node["type"] for node in saved["nodes"])
-    assert page.get_by_text("errors found").count() == 0
-    with page.expect_response(lambda r: r.url.endswith("/prompt") and r.request.method == "POST") as sent:
-        page.get_by_test_id("queue-button").click()
-    answer = sent.value.json()
-    assert sent.value.status == 200
-    assert answer["node_errors"] == {}
-    return answer["prompt_id"]
+    """The prompt's id."""
+    open_workflow(page, json.loads(workflow.read_text("utf-8")))
+    return press_run(page)
 
 
 def test_the_example_workflow_opens_and_queues_a_valid_prompt(page, server):
@@ -206,11 +201,12 @@ def test_every_example_is_in_the_template_browser(server, workflow):
     assert workflow.stem in names
 
 
-def test_the_small_models_workflow_has_a_picture(server):
-    (folder,) = (folder for folder, names in server.request("/workflow_templates").items() if SMALL_MODEL.stem in names)
-    with urllib.request.urlopen(f"{server.url}/api/workflow_templates/{folder}/{SMALL_MODEL.stem}.jpg") as answer:
+@pytest.mark.parametrize("file", sorted(WORKFLOWS.glob("small_video_model*.json")), ids=lambda path: path.stem)
+def test_the_small_models_workflows_have_pictures(server, file):
+    (folder,) = (folder for folder, names in server.request("/workflow_templates").items() if file.stem in names)
+    with urllib.request.urlopen(f"{server.url}/api/workflow_templates/{folder}/{file.stem}.jpg") as answer:
         picture = answer.read()
-    assert picture == SMALL_MODEL.with_suffix(".jpg").read_bytes()
+    assert picture == file.with_suffix(".jpg").read_bytes()
     assert picture.startswith(b"\xff\xd8") and len(picture) < 200_000
 
 

@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from dit_accel.tests.support.browsing import inside, overlap, pairs
+
 pytestmark = pytest.mark.browser
 
 WORKFLOWS = Path(__file__).parents[2] / "workflows"
@@ -27,25 +29,6 @@ FILLED = """async (payload) => {
     report.onExecuted({ dit_accel_report: [payload] });
     await new Promise((done) => setTimeout(done, 800));
 }"""
-
-
-def pairs(boxes: list[dict]):
-    return ((one, other) for place, one in enumerate(boxes) for other in boxes[place + 1 :])
-
-
-def overlap(one: dict, other: dict) -> bool:
-    """Of boxes {x, y, width, height}; half a pixel is rounding."""
-    return all(
-        one[start] + 0.5 < other[start] + other[size] and other[start] + 0.5 < one[start] + one[size]
-        for start, size in (("x", "width"), ("y", "height"))
-    )
-
-
-def inside(inner: dict, outer: dict) -> bool:
-    return all(
-        outer[start] - 0.5 <= inner[start] and inner[start] + inner[size] <= outer[start] + outer[size] + 0.5
-        for start, size in (("x", "width"), ("y", "height"))
-    )
 
 
 @pytest.mark.parametrize("workflow", sorted(WORKFLOWS.glob("*.json")), ids=lambda path: path.stem)

@@ -3,6 +3,7 @@
 import pytest
 
 from dit_accel.accel.report.scale import GREEN_BLUE, PEACH_PURPLE, Scale, round_top
+from dit_accel.tests.support.browsing import cells, recorded_cells, shown_cells
 
 pytestmark = pytest.mark.browser
 
@@ -23,28 +24,6 @@ def add(page, payload: dict | None = None) -> None:
     )
 
 
-def cells(page) -> list[dict]:
-    """The cells with what is drawn: places in units of cells, coloured or not."""
-    return page.evaluate(
-        """() => [...document.querySelectorAll(".cells rect")].map((rect) => ({
-            ...rect.dataset, x: +rect.getAttribute("x"), y: +rect.getAttribute("y"),
-            fill: getComputedStyle(rect).fill,
-        }))"""
-    )
-
-
-def number(text: str) -> float | None:
-    return float(text) if text else None
-
-
-def expected(run: dict) -> dict:
-    return {
-        (layer, step["number"]): (run["density"][layer][column], run["error"][layer][column])
-        for layer in range(run["layers"])
-        for column, step in enumerate(run["steps"])
-    }
-
-
 def test_every_cell_is_a_cell_of_the_record(either, payload):
     content = payload()
     run = content["runs"][0]
@@ -52,10 +31,9 @@ def test_every_cell_is_a_cell_of_the_record(either, payload):
     for step in run["steps"]:
         step["number"] += 5
     add(either, content)
-    found = cells(either)
-    shown = {(int(c["layer"]), int(c["step"])): (number(c["density"]), number(c["error"])) for c in found}
-    assert len(found) == 120 and shown == expected(run)
-    assert all((c["y"], c["x"] + 5) == (int(c["layer"]), int(c["step"])) for c in found)
+    shown = shown_cells(either)
+    assert len(shown) == 120 and shown == recorded_cells(run)
+    assert all((c["y"], c["x"] + 5) == (int(c["layer"]), int(c["step"])) for c in cells(either))
 
 
 def test_the_switch_shows_errors_and_leaves_blank_what_was_not_sampled(either, payload):
@@ -122,6 +100,14 @@ def test_the_bar_shows_where_the_time_went(page, payload):
     widths = {p.get_attribute("data-time"): p.bounding_box()["width"] for p in page.locator(".bar > div").all()}
     assert list(widths) == ["planning", "kernel", "other", "dense_steps", "guard"]
     assert widths["kernel"] / sum(widths.values()) == pytest.approx(5.3 / 20.84, abs=0.01)
+
+
+def test_the_bar_of_a_short_run_is_as_long_as_any(page, payload):
+    content = payload()
+    content["runs"][0]["times"] = {"planning": 0.1, "kernel": 0.2}
+    add(page, content)
+    bar, *pieces = (e.bounding_box()["width"] for e in page.locator(".bar, .bar > div").all())
+    assert sum(pieces) == pytest.approx(bar, abs=1)
 
 
 def test_reasons_guard_and_advice_are_listed(page, payload):

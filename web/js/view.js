@@ -82,11 +82,12 @@ function renderTimes(times) {
   const spent = Object.keys(TIME_LABELS).filter((name) => times[name] > 0);
   const total = spent.reduce((sum, name) => sum + times[name], 0);
   if (!total) return [];
-  const share = (name) => Math.round((100 * times[name]) / total);
-  const words = (name) => `${TIME_LABELS[name]} ${short(times[name])} s (${share(name) || "under 1"} %)`;
+  const share = (name) => (100 * times[name]) / total;
+  const words = (name) => `${TIME_LABELS[name]} ${short(times[name])} s (${Math.round(share(name)) || "under 1"} %)`;
   const colour = (name) => `background: ${css(TIMES[name])}`;
+  // Shares in percent: what grows by less than 1 in all would not fill the bar.
   const piece = (name) =>
-    html("div", { "data-time": name, title: words(name), style: `flex-grow: ${times[name]}; ${colour(name)}` });
+    html("div", { "data-time": name, title: words(name), style: `flex-grow: ${share(name)}; ${colour(name)}` });
   const label = (name) =>
     html("span", { "data-time": name }, html("span", { class: "swatch", style: colour(name) }), words(name));
   return [
