@@ -26,10 +26,10 @@ CANDIDATES = (0.2, 0.45, 0.65, 0.8, 0.88, 0.94, 0.975, 0.99, 0.999)
 FLOOR = 0.02
 ROWS = 32
 LEVELS = 3
-MOST_TURNS = 4
+MOST_TURNS = 8
 # Half of what a sparse run begins with: the rest would cost more than it changes.
 FIRST_ROUNDS = 4
-# Where presets begin to be sparse: levels are the middles of thirds of what follows.
+# Where presets begin to be sparse: levels are thirds of what follows.
 BEGIN = 0.2
 # fp32 numbers of weights that are held at a time.
 CHUNK = 1 << 24
@@ -38,15 +38,19 @@ CHUNK = 1 << 24
 def observed_steps(steps: int) -> dict[int, int]:
     """In which steps, from 0, of a run of `steps` measurements are made, and at which of the three noise levels each
     of them is counted. A level of a long run takes several steps, in each of which some layers are measured."""
-    wide = turns(steps)
-    middles = [int(steps * (BEGIN + (1 - BEGIN) * (level + 0.5) / LEVELS)) for level in range(LEVELS)]
+    begin, third, wide = _begin(steps), (steps - _begin(steps)) / LEVELS, turns(steps)
+    starts = [begin + int(level * third) + int(third - wide) // 2 for level in range(LEVELS)]
     # A run of up to three steps has fewer levels.
-    return {middle - (wide - 1) // 2 + turn: level for level, middle in enumerate(middles) for turn in range(wide)}
+    return {start + turn: level for level, start in enumerate(starts) for turn in range(wide)}
 
 
 def turns(steps: int) -> int:
-    """How many steps share the work of one level; there is always one between two levels."""
-    return max(1, min(MOST_TURNS, int(steps * (1 - BEGIN) / LEVELS) - 1))
+    """How many steps share the work of one level."""
+    return max(1, min(MOST_TURNS, int((steps - _begin(steps)) / LEVELS)))
+
+
+def _begin(steps: int) -> int:
+    return round(steps * BEGIN)
 
 
 @dataclass

@@ -22,7 +22,7 @@ from dit_accel.accel.comfy.embedded import import_comfyui
 from dit_accel.accel.comfy.server import find_comfyui
 from dit_accel.tests.support import bundled
 
-SIZE, LARGE = (33, 256, 384), (33, 320, 480)  # 3,456 and 5,400 tokens
+SIZE, LARGE = (33, 192, 320), (33, 320, 480)  # 2,160 and 5,400 tokens
 STEPS = 20
 ERROR = 0.05
 MEASURED = ("bunny", 7)

@@ -8,7 +8,7 @@ import torch
 from dit_accel.accel.attention.budget import Budget
 from dit_accel.accel.attention.run import Settings
 
-SIZE, STEPS = (33, 192, 320), 10  # 2,160 tokens
+SIZE, STEPS = (33, 192, 320), 6  # 2,160 tokens
 
 
 @pytest.mark.slow

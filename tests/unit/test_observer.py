@@ -43,11 +43,11 @@ def test_the_steps_of_the_three_levels(steps):
         assert by_level == dict.fromkeys(range(LEVELS), observer.turns(steps))
     assert list(levels.values()) == sorted(levels.values())
     # Where presets are dense, sparse attention will not be asked for.
-    assert steps < 10 or min(levels) >= 0.2 * steps
+    assert min(levels) >= round(0.2 * steps) or steps < LEVELS
+    assert len(levels) < steps or steps < LEVELS, "a step that is not observed can be timed"
     runs = [[step for step in levels if levels[step] == level] for level in sorted(by_level)]
     for before, after in itertools.pairwise(runs):
         assert before[-1] < after[0]
-        assert steps < 8 or after[0] - before[-1] > 1, "a step that is not observed can be timed"
 
 
 @pytest.mark.parametrize("steps", [1, 2, 3, 4, 8, 20, 50, 199])
