@@ -18,8 +18,7 @@ class AttentionCall:
 
     backend runs the operations of the plan and of planning. memory: what this layer remembers of the run's earlier
     steps. static: what all calls of the run share. token_order: raster, cube, morton, or auto for the pattern's own.
-    made: what several plans of this call share, None if only one is made. first_rounds: of k-means where nothing is
-    remembered; 0 for the usual number.
+    made: what several plans of this call share, None if only one is made.
     """
 
     q: Tensor
@@ -31,7 +30,6 @@ class AttentionCall:
     memory: LayerMemory
     static: StaticPlans
     token_order: str = "auto"
-    first_rounds: int = 0
     made: dict[Hashable, Any] | None = None
 
     def once(self, key: Hashable, make: Callable[[], Any]) -> Any:

@@ -93,7 +93,7 @@ def _warm_clusters(call: AttentionCall) -> tuple[Clusters, Clusters]:
             sample_centroids(x, granularity.count(call.layout.video))
             for x, granularity in zip(tokens, (QUERIES, KEYS), strict=True)
         ]
-        iterations = call.first_rounds or FIRST_ITERATIONS
+        iterations = FIRST_ITERATIONS
     queries, keys = (
         kmeans_clusters(x, start, iterations, backend=call.backend) for x, start in zip(tokens, starts, strict=True)
     )

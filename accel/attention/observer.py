@@ -24,11 +24,9 @@ from .spending import Spending
 
 CANDIDATES = (0.2, 0.45, 0.65, 0.8, 0.88, 0.94, 0.975, 0.99, 0.999)
 FLOOR = 0.02
-ROWS = 32
+ROWS = 64
 LEVELS = 3
 MOST_TURNS = 8
-# Half of what a sparse run begins with: the rest would cost more than it changes.
-FIRST_ROUNDS = 4
 # Where presets begin to be sparse: levels are thirds of what follows.
 BEGIN = 0.2
 # fp32 numbers of weights that are held at a time.
@@ -101,8 +99,7 @@ class Observer:
 
     def observe(self, call: AttentionCall, step: int) -> tuple[Tensor, Tensor, Tensor]:
         """What `measure` says of the call. Never waits."""
-        call = replace(call, first_rounds=FIRST_ROUNDS, made={})
-        return measure(call, self.pattern, self._spendings, turn=step)
+        return measure(replace(call, made={}), self.pattern, self._spendings, turn=step)
 
     def stop(self, reason: str) -> None:
         """Measuring failed; the run goes on without."""

@@ -6,8 +6,8 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from ..attention.allocate import for_error, for_speed
-from ..attention.profile import ERROR, Profile
+from ..attention.allocate import make_profile
+from ..attention.profile import Profile
 from ..attention.reasons import commonest
 from ..report.pictures import to_tensor
 from ..report.profile_picture import profile_picture
@@ -39,7 +39,7 @@ def profile_of(samples: Tensor, model, target: str, target_value: float) -> Prof
     if recording is None:
         why = "; ".join((commonest(runs[-1].dense), *runs[-1].notes))
         raise ValueError(f"samples: nothing was measured in the run that made them: {why}")
-    profile = (for_error if target == ERROR else for_speed)(recording, target_value)
+    profile = make_profile(recording, target, target_value)
     return Profiled(profile, to_tensor(profile_picture(recording, profile)), _words(profile))
 
 

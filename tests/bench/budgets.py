@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from dit_accel.accel.attention.allocate import for_error
+from dit_accel.accel.attention.allocate import make_profile
 from dit_accel.accel.attention.budget import Budget
 from dit_accel.accel.attention.predict import predict
 from dit_accel.accel.attention.run import Settings
@@ -44,7 +44,7 @@ def measure(size: tuple[int, int, int] = SIZE, large: tuple[int, int, int] = LAR
     rows = [recording_row(run(patch.record(model, patch.ATTENTION), *MEASURED, size=large), large)]
     recorded = run(patch.record(model, patch.ATTENTION), *MEASURED)
     rows.append(recording_row(recorded, size))
-    profile = for_error(recorded.recording, ERROR)
+    profile = make_profile(recorded.recording, "error", ERROR)
     budget = replace(BUDGET, profile=profile)
     for prompt, seed in UNSEEN:
         with bundled.exact_errors() as errors:
@@ -53,7 +53,7 @@ def measure(size: tuple[int, int, int] = SIZE, large: tuple[int, int, int] = LAR
         rows.append({"what": "profile", **row, "density": found.density, "calls": len(errors)})
 
     timed = run(patch.record(sparse(), patch.ATTENTION), *MEASURED).recording
-    again = for_error(timed, ERROR)
+    again = make_profile(timed, "error", ERROR)
     found = run(sparse(replace(BUDGET, profile=again)), *UNSEEN[0])
     predicted = predict(timed.timing, again.density)
     for kind, seconds in (("sparse", predicted.sparse_step), ("dense", predicted.dense_step)):

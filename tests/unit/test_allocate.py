@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dit_accel.accel.attention.allocate import for_error, for_speed
+from dit_accel.accel.attention.allocate import UNSEEN, for_error, for_speed, make_profile
 from dit_accel.accel.attention.frontier import PARTS, curves, frontier
 from dit_accel.accel.attention.predict import predict
 from dit_accel.accel.attention.profile import Profile
@@ -307,3 +307,14 @@ def test_densities_fall_as_errors_grow_all_along_the_path():
     assert all((a >= b).all() for b, a in pairwise(path.density.T))
     assert (path.error.diff(dim=-1) <= 0).all()
     assert path.density[:, -1].tolist() == pytest.approx([1.0] * 3)
+
+
+def test_a_profile_leaves_a_margin_for_other_prompts():
+    recording = random_recording(1)
+    profile = make_profile(recording, "error", 0.1)
+    assert (profile.target, profile.target_value) == ("error", 0.1)
+    assert max(profile.error) <= 0.1 / UNSEEN < 0.1
+    assert profile == replace(for_error(recording, 0.1 / UNSEEN), target_value=0.1)
+    assert make_profile(recording, "speed", 1.2) == for_speed(recording, 1.2)
+    with pytest.raises(ValueError, match=r"target_value: expected an error above 0 and up to 1, found 1\.1"):
+        make_profile(recording, "error", 1.1)
