@@ -7,12 +7,23 @@ import torch
 
 from dit_accel.accel.attention.budget import Budget
 from dit_accel.accel.attention.run import Settings
+from dit_accel.kernels import registry
 
 SIZE, STEPS = (33, 192, 320), 6  # 2,160 tokens
 
 
+@pytest.fixture
+def no_interpreter(monkeypatch):
+    """It would take every call, and hours."""
+    with monkeypatch.context() as patched:
+        patched.setattr(registry, "interpreted", lambda: False)
+        registry.triton_problem.cache_clear()
+        yield
+    registry.triton_problem.cache_clear()
+
+
 @pytest.mark.slow
-def test_the_error_that_was_asked_for_is_the_error_that_is_found(comfy):
+def test_the_error_that_was_asked_for_is_the_error_that_is_found(comfy, no_interpreter):
     from dit_accel.accel.comfy import patch
     from dit_accel.accel.comfy.profiling import profile_of
     from dit_accel.tests.support import bundled
