@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -27,26 +26,26 @@ def make_profile(recording: Recording, target: str, value: float) -> Profile:
     one that was recorded. Raises ValueError as they do."""
     if target == SPEED:
         return for_speed(recording, value)
-    check_target(target, value)
-    return replace(for_error(recording, value / UNSEEN), target_value=value)
+    return for_error(recording, value, UNSEEN)
 
 
-def for_error(recording: Recording, error: float) -> Profile:
-    """The cheapest profile with the relative L2 `error`, at most, expected of each layer. Raises ValueError naming
-    target_value unless 0 < error <= 1.
+def for_error(recording: Recording, error: float, margin: float = 1.0) -> Profile:
+    """The cheapest profile with the relative L2 error / margin, at most, expected of each layer. Raises ValueError
+    naming target_value unless 0 < error <= 1.
 
     A layer that misses it even where every head has the largest candidate top_p keeps everything: beyond that nothing
     was measured. Not met is a target that leaves no layer sparse.
     """
     check_target(ERROR, error)
     path = frontier(recording)
-    position = _positions(path, error)
+    position = _positions(path, error / margin)
+    asked = f"{error:g} with its margin" if margin > 1 else f"{error:g}"
     notes = []
     if full := _count(position == path.end):
-        reason = f"even top_p {recording.top_p[-1]:g} leaves them an error above {error:g}"
+        reason = f"even top_p {recording.top_p[-1]:g} leaves them an error above {asked}"
         notes.append(f"{full} of {len(position)} layers keep everything: {reason}")
     if below := _count(position == 0):
-        notes.append(f"{below} of {len(position)} layers stay below the error {error:g} with the least budget measured")
+        notes.append(f"{below} of {len(position)} layers stay below the error {asked} with the least budget measured")
     prediction = predict(recording.timing, path.at(position)[0].tolist())
     met = full < len(position)
     return _profile(recording, path, position, (ERROR, error), met, [*notes, prediction.words()])
