@@ -1,11 +1,14 @@
-"""Safetensors files: the pack's own, written whole or not at all and checked before they are used, and others'."""
+"""Files: the pack's own, safetensors and JSON, written whole or not at all and checked before they are used; and
+anybody's safetensors."""
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
@@ -70,3 +73,23 @@ def read(path: Path, kind: str, version: int) -> tuple[dict[str, Tensor], dict[s
     if metadata.get("version") != str(version):
         raise ValueError(f"{path}: expected version {version} of {kind}, found version {metadata.get('version')}")
     return tensors, metadata
+
+
+def write_json(path: Path, kind: str, version: int, content: Mapping[str, Any]) -> None:
+    """Writes the content with the format `kind`, its version and the pack's version."""
+    about = {"format": kind, "version": version, "pack": PACK_VERSION}
+    with replacing(path) as partial:
+        partial.write_text(json.dumps({**about, **content}, indent=2, allow_nan=False) + "\n", "utf-8")
+
+
+def read_json(path: Path, kind: str, version: int) -> dict[str, Any]:
+    """What `write_json` wrote. Raises ValueError naming the file, what was expected and what was found, when it is of
+    another format or version or no JSON; the content is not checked."""
+    try:
+        content = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path}: expected a JSON file of the format {kind}, found {error}") from error
+    found = (content.get("format"), content.get("version")) if isinstance(content, dict) else None
+    if found != (kind, version):
+        raise ValueError(f"{path}: expected the format {kind}, version {version}, found {found}")
+    return content

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 from collections.abc import Iterable
@@ -11,8 +10,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from ..files import replacing
-from ..version import PACK_VERSION
+from ..files import read_json, write_json
 from .costs import Terms
 
 FORMAT, VERSION = "dit-accel/gate", 1
@@ -39,28 +37,13 @@ def software() -> dict[str, str]:
 
 def write_fit(fit: Fit, points: list[dict[str, Any]]) -> None:
     """Writes fit.path. points: what was measured, for a person to read."""
-    content = {
-        "format": FORMAT,
-        "version": VERSION,
-        "pack": PACK_VERSION,
-        "card": fit.card,
-        "software": fit.software,
-        "costs": fit.costs._asdict(),
-        "points": points,
-    }
-    with replacing(fit.path) as partial:
-        partial.write_text(json.dumps(content, indent=2) + "\n", "utf-8")
+    content = {"card": fit.card, "software": fit.software, "costs": fit.costs._asdict(), "points": points}
+    write_json(fit.path, FORMAT, VERSION, content)
 
 
 def read_fit(path: Path) -> Fit:
     """Reads what `write_fit` wrote. Raises ValueError naming the file, what was expected and what was found."""
-    try:
-        content = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{path}: expected a JSON file of the format {FORMAT}, found {error}") from error
-    found = (content.get("format"), content.get("version")) if isinstance(content, dict) else None
-    if found != (FORMAT, VERSION):
-        raise ValueError(f"{path}: expected the format {FORMAT}, version {VERSION}, found {found}")
+    content = read_json(path, FORMAT, VERSION)
     card, versions, costs = (content.get(name) for name in ("card", "software", "costs"))
     if not isinstance(card, str):
         raise ValueError(f"{path}: card: expected a card's name, found {card!r}")

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from ..files import replacing
-from ..version import PACK_VERSION
+from ..files import read_json, write_json
 
 FORMAT, VERSION = "dit-accel/profile", 1
 ERROR, SPEED = "error", "speed"
@@ -78,20 +76,12 @@ def check_target(target: str, value: float) -> None:
 
 
 def write_profile(path: Path, profile: Profile) -> None:
-    content = {"format": FORMAT, "version": VERSION, "pack": PACK_VERSION, **asdict(profile)}
-    with replacing(path) as partial:
-        partial.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", "utf-8")
+    write_json(path, FORMAT, VERSION, asdict(profile))
 
 
 def read_profile(path: Path) -> Profile:
     """Reads what `write_profile` wrote. Raises ValueError naming the file, what was expected and what was found."""
-    try:
-        content = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{path}: expected a JSON file of the format {FORMAT}, found {error}") from error
-    found = (content.get("format"), content.get("version")) if isinstance(content, dict) else None
-    if found != (FORMAT, VERSION):
-        raise ValueError(f"{path}: expected the format {FORMAT}, version {VERSION}, found {found}")
+    content = read_json(path, FORMAT, VERSION)
     try:
         return _profile(content)
     except ValueError as error:

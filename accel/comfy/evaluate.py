@@ -73,7 +73,6 @@ class Evaluation:
             previous=self.options.get(OVERRIDE_KEY),
             statistics=statistics,
             dense_reason=reason,
-            observed=statistics.observed,
         )
         options = {**self.options, FORWARD_KEY: forward, OVERRIDE_KEY: uncompiled_override()}
         if self.family.unnumbered and places_move(options):

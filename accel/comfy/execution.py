@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 from collections.abc import Hashable
 
@@ -64,7 +65,8 @@ def sparse_attention(
     found = None
     if sampled:
         out, lse = out
-        rows = run.static.get(("rows", step, forward.layout, q.device), lambda: _rows(forward, q.device))
+        make_rows = functools.partial(sampled_rows, forward.layout, ROWS, step, q.device)
+        rows = run.static.get(("rows", step, forward.layout, q.device), make_rows)
         found = sample(q, k, v, out, lse, rows, scale, backend)
     # One pass over the output, without a tensor of flags; a sum in fp32 of finite 16-bit numbers is finite.
     total = out.sum(dtype=torch.float32) if run.guard.on else None
@@ -86,10 +88,6 @@ def _formats(run: Run, block: int | None, q: torch.Tensor, backend: str) -> Form
     chip = registry.architecture(q.device) if backend == "triton" else REFERENCE_CHIP
     faster = run.gate.faster_at_8_bit(q.device)
     return choose_formats(run.settings.precision, run.settings.pattern, run.budget, chip, faster, block)
-
-
-def _rows(forward: Forward, device: torch.device) -> torch.Tensor:
-    return sampled_rows(forward.layout, ROWS, forward.statistics.step, device)
 
 
 def observe(forward: Forward, layer: tuple[int, int], q, k, v, scale: float) -> None:
@@ -127,10 +125,10 @@ def _measure(forward: Forward, layer: tuple[int, int], q, k, v, scale: float, ba
 def _try(forward: Forward, call: AttentionCall, backend: str) -> None:
     """Plans and runs a call with the least and the largest of the candidates; the first time is for compiling."""
     run = forward.run
+    formats = _formats(run, None, call.q, backend)
     for warm, top_p in ((False, CANDIDATES[0]), (True, CANDIDATES[0]), (True, CANDIDATES[-1])):
         watch = Stopwatch(call.q.device)
         plan = PATTERNS[run.settings.pattern].plan(call, Spending(top_p, False, FLOOR, run.budget.max_density))
-        formats = _formats(run, None, call.q, backend)
         executor.execute(call.q, call.k, call.v, plan, formats=formats, scale=call.scale, backend=backend)
         watch.mark()
         if warm:

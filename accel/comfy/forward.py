@@ -20,8 +20,7 @@ class Forward:
     """One model evaluation, as every attention call of it finds it in transformer_options.
 
     branches: one id per equal part of the batch, none if the parts are unknown. previous: the override that stood
-    in our place before. dense_reason: why what remains of the forward is dense; set when a call failed. observed:
-    whether its calls are measured.
+    in our place before. dense_reason: why what remains of the forward is dense; set when a call failed.
     """
 
     run: Run
@@ -32,7 +31,6 @@ class Forward:
     previous: Callable | None
     statistics: ForwardStatistics
     dense_reason: str | None = None
-    observed: bool = False
     _seen: Counter = field(default_factory=Counter)
 
     def __deepcopy__(self, memo) -> Forward:

@@ -39,7 +39,8 @@ def attention_override(
     options = kwargs["transformer_options"]
     forward: Forward = options[FORWARD_KEY]
 
-    def original():
+    def leave(reason: str):
+        forward.statistics.dense[reason] += 1
         call = func if forward.previous is None else functools.partial(forward.previous, func)
         return call(
             q,
@@ -54,30 +55,28 @@ def attention_override(
         )
 
     def dense(reason: str):
-        forward.statistics.dense[reason] += 1
         watch = Stopwatch(q.device)
-        out = original()
+        out = leave(reason)
         watch.mark()
         forward.statistics.record_dense(layer[0], watch)
         return out
 
     if kwargs.get("enable_gqa"):
-        forward.statistics.dense[reasons.GROUPED_QUERY] += 1
-        return original()
+        return leave(reasons.GROUPED_QUERY)
     if skip_reshape:
         queries, keys, values = q, k, v
     else:
         queries, keys, values = (x.unflatten(-1, (heads, -1)).transpose(1, 2) for x in (q, k, v))
     reason = _other_attention(forward, queries, keys, values)
     if reason is not None:
-        forward.statistics.dense[reason] += 1
-        return original()
+        return leave(reason)
 
     layer = forward.layer(options)
     forward.run.check_profile(queries.shape[1], forward.statistics.expected)
     unfit = _unfit(queries, keys, values, mask, kwargs)
     scale = queries.shape[-1] ** -0.5 if kwargs.get("scale") is None else kwargs["scale"]
-    if forward.observed and unfit is None and forward.run.observer.measures(layer[0], forward.statistics.step):
+    observer = forward.run.observer
+    if observer is not None and unfit is None and observer.measures(layer[0], forward.statistics.step):
         observe(forward, layer, queries, keys, values, scale)
     reason = forward.dense_reason or unfit or _not_this_block(forward, layer[0])
     if reason is not None:

