@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from ..attention.layout import TokenLayout
-from .captures import read, sha256
+from .captures import Capture, read, sha256
 from .clip import FRAMES, read_frames
 from .drawn import drawn_frames
 
@@ -37,11 +38,45 @@ class Inputs(NamedTuple):
 def captured_inputs(path: Path) -> list[Inputs]:
     """Every call in a file that `dit-accel capture` wrote. Raises ValueError when it is something else."""
     captures, provenance = read(path)
-    model = provenance.get("model", {}).get("file", "a model")
     return [
-        Inputs(*capture[:3], capture.layout, capture.sha256(), f"{model} block {capture.block} sigma {capture.sigma}")
+        Inputs(
+            *capture[:3],
+            capture.layout,
+            capture.sha256(),
+            f"{_model(provenance)} block {capture.block} sigma {capture.sigma}",
+        )
         for capture in captures
     ]
+
+
+def stacked_inputs(paths: Sequence[Path], heads: int) -> list[Inputs]:
+    """One call of `heads` heads for each layout in the capture files: the heads of its calls side by side, in their
+    order, as far as they are needed. So a small model's captures make a call of a large one's size.
+
+    Raises ValueError when a file is something else, or when a layout has fewer heads.
+    """
+    found: dict[tuple[TokenLayout, int], list[tuple[Capture, str]]] = {}
+    for path in paths:
+        captures, provenance = read(path)
+        for capture in captures:
+            found.setdefault((capture.layout, capture.q.shape[-1]), []).append((capture, _model(provenance)))
+    return [_stacked(layout, calls, heads) for (layout, _), calls in found.items()]
+
+
+def _stacked(layout: TokenLayout, calls: list[tuple[Capture, str]], heads: int) -> Inputs:
+    there = sum(capture.q.shape[1] for capture, _ in calls)
+    if there < heads:
+        grid = "x".join(map(str, layout.grid))
+        raise ValueError(f"expected captures that have {heads} heads of {grid} tokens together, found {there}")
+    q, k, v = (
+        torch.cat(parts, 1)[:, :heads].contiguous() for parts in zip(*(one[:3] for one, _ in calls), strict=True)
+    )
+    models = ", ".join(dict.fromkeys(model for _, model in calls))
+    return Inputs(q, k, v, layout, sha256(q, k, v), f"{heads} heads of {models}")
+
+
+def _model(provenance: dict[str, Any]) -> str:
+    return provenance.get("model", {}).get("file", "a model")
 
 
 def grid_for(tokens: int) -> tuple[int, int, int]:

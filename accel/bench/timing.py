@@ -32,8 +32,9 @@ def default_repeats(device: str) -> int:
 
 def timed(function: Callable[[], Any], repeats: int, device: torch.device) -> Timing:
     """Two medians of `repeats` runs each, one after the other. On a GPU runs are queued without waiting, as a model
-    queues its calls, so work that only the host does counts where it keeps the GPU waiting."""
-    for _ in range(WARM_UP[device.type]):
+    queues its calls, so work that only the host does counts where it keeps the GPU waiting. The warm-up is no longer
+    than a median."""
+    for _ in range(min(WARM_UP[device.type], repeats)):
         function()
     medians = []
     for _ in range(2):

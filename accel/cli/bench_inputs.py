@@ -24,6 +24,12 @@ def add_input_options(command: argparse.ArgumentParser, positive, grid) -> None:
     """--capture, --drawn or --tokens, and what the latter two need. positive and grid are argparse types."""
     source = command.add_mutually_exclusive_group()
     source.add_argument("--capture", type=Path, nargs="+", help="files that `dit-accel capture` wrote")
+    command.add_argument(
+        "--stack-heads",
+        type=positive,
+        metavar="N",
+        help="with --capture: the heads of several calls of one size side by side, as one call of N heads",
+    )
     source.add_argument("--drawn", type=grid, nargs="+", metavar="TxHxW", help="grids of tokens of a drawn clip")
     source.add_argument(
         "--tokens",
@@ -40,8 +46,10 @@ def need_inputs(options: argparse.Namespace) -> tuple[Iterable[Inputs], int]:
     """The inputs that the options ask for, made one by one, and their head dimension. Raises Problem when something
     is missing."""
     _need("torch", "torch")
+    if options.stack_heads and not options.capture:
+        raise Problem("--stack-heads: expected with --capture")
     if options.capture:
-        found = _captured(options.capture)
+        found = _captured(options.capture, options.stack_heads)
         print(CAPTURE_NOTE)
         return found, found[0].q.shape[-1]
     if options.drawn:
@@ -58,15 +66,13 @@ def _need(module: str, name: str) -> None:
         raise Problem(f"{name} is missing; ComfyUI's requirements bring it: pip install -r requirements.txt there")
 
 
-def _captured(paths: list[Path]) -> list[Inputs]:
-    from ..bench.inputs import captured_inputs
+def _captured(paths: list[Path], heads: int | None) -> list[Inputs]:
+    from ..bench.inputs import captured_inputs, stacked_inputs
 
-    found: list[Inputs] = []
-    for path in paths:
-        try:
-            found += captured_inputs(path)
-        except (ValueError, OSError) as error:
-            raise Problem(f"--capture: {error}") from error
+    try:
+        found = stacked_inputs(paths, heads) if heads else [one for path in paths for one in captured_inputs(path)]
+    except (ValueError, OSError) as error:
+        raise Problem(f"--{'stack-heads' if heads else 'capture'}: {error}") from error
     head_dims = sorted({inputs.q.shape[-1] for inputs in found})
     if len(head_dims) > 1:
         raise Problem(f"--capture: expected files of one head dimension, found {head_dims}")

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import argparse
 
-from . import bench, bench_dcae, bench_linear, bench_planning
+from . import bench, bench_dcae, bench_forward, bench_linear, bench_planning
 from .rows import read
 
-SHOW = {one.KIND: (one.show, one.NOTE) for one in (bench, bench_planning, bench_linear, bench_dcae)}
+SHOW = {one.KIND: (one.show, one.NOTE) for one in (bench, bench_planning, bench_linear, bench_forward, bench_dcae)}
 
 
 def run(options: argparse.Namespace) -> int:

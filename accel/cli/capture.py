@@ -8,8 +8,11 @@ from pathlib import Path
 
 from ..comfy.models import BUNDLED, FOLDER
 from . import Problem
-from .checks import need_clip, need_comfyui, need_prompt, need_writable_file
+from .checks import need_clip, need_comfyui_folder, need_prompt, need_writable_file, needed_by
 from .demo_graph import MODEL, PROMPT, VAE
+
+# In place of a clip's file: needs no video and nothing to read one.
+DRAWN = Path("drawn")
 
 
 def bundled(prompt: str) -> dict[str, Path]:
@@ -31,22 +34,26 @@ def run(options: argparse.Namespace) -> int:
         # Another model's latents and prompts would be nonsense to it, without any error.
         raise Problem(f"--{min(set(files) - given)}: expected with --{min(given)}, since they belong together")
     files |= {name: getattr(options, name) for name in given}
-    clip = options.clip or need_clip()
-    for name, path in {**files, "clip": clip}.items():
+    drawn = options.clip == DRAWN
+    if not drawn:
+        files["clip"] = options.clip or need_clip()
+    for name, path in files.items():
         if not path.is_file():
             raise Problem(f"--{name}: expected a file, found none at {path}")
-    comfyui = need_comfyui()
-    # ComfyUI's requirements are there, so torch is.
-    from ..bench import captures
-    from ..comfy.embedded import device_arguments
-    from . import capture_run
-
+    comfyui = need_comfyui_folder()
     settings = {name: getattr(options, name) for name in ("grid", "blocks", "heads", "sigmas")}
-    try:
-        found = capture_run.capture(comfyui, files, clip, **settings)
-    except (ValueError, RuntimeError) as error:
-        raise Problem(str(error)) from error
-    provenance = {name: _identity(path) for name, path in {**files, "clip": clip}.items()}
+    with needed_by(comfyui):
+        from ..bench import captures
+        from ..comfy.embedded import device_arguments
+        from . import capture_run
+
+        try:
+            found = capture_run.capture(comfyui, files, **settings)
+        except (ValueError, RuntimeError) as error:
+            raise Problem(str(error)) from error
+    provenance = {name: _identity(path) for name, path in files.items()}
+    if drawn:
+        provenance["clip"] = {"file": f"{DRAWN}"}
     captures.write(
         options.output, found, {**provenance, **settings, "seed": capture_run.SEED, "comfyui": device_arguments()}
     )

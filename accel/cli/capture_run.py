@@ -10,10 +10,12 @@ import torch
 from ..bench.captures import Capture
 from ..bench.clip import read_frames
 from ..bench.concentration import BLOCK, key_block_share
+from ..bench.drawn import drawn_frames
 from ..comfy import conditioning
 from ..comfy.embedded import device_arguments, import_comfyui
 from ..comfy.loading import VideoEncoder, load_diffusion_model
-from ..comfy.recorder import Recorder, denoise_once
+from ..comfy.recorder import Recorder
+from ..comfy.sampling import denoise_once
 from .table import table
 
 SEED = 0
@@ -25,17 +27,18 @@ FRAMES_PER_LATENT = 4
 def capture(
     comfyui: Path,
     files: Mapping[str, Path],
-    clip: Path,
     *,
     grid: tuple[int, int, int],
     blocks: Sequence[int] | None,
     heads: Sequence[int] | None,
     sigmas: Sequence[float],
 ) -> list[Capture]:
-    """The calls of one forward at each noise level, on the first frames of the clip encoded to `grid` (T, H, W) tokens.
+    """The calls of one forward at each noise level, on the first frames of a clip encoded to `grid` (T, H, W) tokens;
+    on a GPU, if there is one, in the dtype that ComfyUI chooses there.
 
-    files: of the model, its autoencoder ("vae") and a conditioning. blocks, heads: what to keep, None for all. Raises
-    ValueError when the clip is too short, the model is of no known family, or it has no such block or head.
+    files: of the model, its autoencoder ("vae"), a conditioning and the clip, without which one is drawn. blocks,
+    heads: what to keep, None for all. Raises ValueError when the clip is too short, the model is of no known family, or
+    it has no such block or head.
     """
     import_comfyui(comfyui, *device_arguments())
     t, h, w = grid
@@ -45,7 +48,7 @@ def capture(
     with torch.inference_mode():
         encode = VideoEncoder(files["vae"])
         pixels = PATCH * encode.pixels
-        latent = encode(read_frames(clip, range(length), h * pixels, w * pixels))
+        latent = encode(_frames(files.get("clip"), length, h * pixels, w * pixels))
         model = recorder.attach(load_diffusion_model(files["model"]))
         positive = conditioning.load(files["conditioning"])
         for sigma in sigmas:
@@ -57,10 +60,18 @@ def capture(
     return found
 
 
+def _frames(clip: Path | None, length: int, height: int, width: int) -> torch.Tensor:
+    if clip is None:
+        return drawn_frames(length, height, width)
+    return read_frames(clip, range(length), height, width)
+
+
 def show(found: Sequence[Capture]) -> str:
     """A table of the captured calls: how concentrated each is."""
     # At least sixteen blocks, so that a share says something.
     tokens = max(1, min(BLOCK, found[0].layout.total // 16))
     header = ("block", "sigma", f"share of key blocks ({tokens} tokens) for 90 % of the mass")
-    rows = [(f"{one.block}", f"{one.sigma}", f"{key_block_share(one.q, one.k, block=tokens):.3f}") for one in found]
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    shares = (key_block_share(one.q.to(device), one.k.to(device), block=tokens) for one in found)
+    rows = [(f"{one.block}", f"{one.sigma}", f"{share:.3f}") for one, share in zip(found, shares, strict=True)]
     return table(header, rows)

@@ -6,7 +6,8 @@ import importlib.metadata
 import re
 import sys
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,11 +24,29 @@ REFERENCE_NOTE = (
 )
 
 
-def need_comfyui() -> Path:
-    """ComfyUI's folder. Raises Problem where there is none, or where its requirements are not installed."""
+def need_comfyui_folder() -> Path:
+    """ComfyUI's folder. Raises Problem where there is none."""
     comfyui = find_comfyui()
     if comfyui is None:
         raise Problem(missing_comfyui())
+    return comfyui
+
+
+@contextmanager
+def needed_by(comfyui: Path) -> Iterator[None]:
+    """For work that takes a few of ComfyUI's requirements, not all: a missing one becomes a Problem that names it."""
+    try:
+        yield
+    except ImportError as error:
+        raise Problem(
+            f"a package that ComfyUI requires is missing ({error}): "
+            f'"{sys.executable}" -m pip install -r "{comfyui / "requirements.txt"}"'
+        ) from error
+
+
+def need_comfyui() -> Path:
+    """ComfyUI's folder. Raises Problem where there is none, or where its requirements are not installed."""
+    comfyui = need_comfyui_folder()
     missing = missing_requirements((comfyui / "requirements.txt").read_text("utf-8"))
     if missing:
         raise Problem(

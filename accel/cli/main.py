@@ -47,7 +47,9 @@ def _parser() -> argparse.ArgumentParser:
     capture.add_argument(
         "--sigmas", type=_sigma, nargs="+", default=[0.7], help="noise levels, one forward at each (default 0.7)"
     )
-    capture.add_argument("--clip", type=Path, help="a video file (default: Big Buck Bunny)")
+    capture.add_argument(
+        "--clip", type=Path, help="a video file, or `drawn` for a drawn clip (default: Big Buck Bunny)"
+    )
     capture.add_argument("--prompt", default="bunny", help="a prompt that the bundled model knows (default bunny)")
     for name in ("model", "vae", "conditioning"):
         capture.add_argument(f"--{name}", type=Path, help=f"the {name} file, all three or none (default: bundled)")
@@ -73,9 +75,7 @@ def _parser() -> argparse.ArgumentParser:
     attention.add_argument("--density", type=_density, nargs="+", help="densities to bring every pattern to, 0.01 to 1")
     attention.add_argument("--top-p", type=_mass, default=0.9, help="without --density: mass to keep (default 0.9)")
     attention.add_argument("--max-density", type=_density, default=1.0, help="without --density: most keys (default 1)")
-    attention.add_argument(
-        "--precision", nargs="+", choices=("16-bit", "8-bit"), default=["16-bit"], help="8-bit: as the chip can"
-    )
+    _add_precision_option(attention)
     attention.add_argument("--no-baselines", action="store_true", help="leave out other people's attention")
     _add_row_options(attention)
     attention.set_defaults(run=_bench_attention)
@@ -93,6 +93,21 @@ def _parser() -> argparse.ArgumentParser:
     _add_row_options(linear)
     linear.set_defaults(run=_bench_linear)
 
+    forward = subjects.add_parser("forward", help="a block and a whole forward of Wan's shape, dense and sparse")
+    forward.add_argument("--layers", type=_positive, nargs="+", help="of each model (default 1 40; off a GPU 1 2)")
+    forward.add_argument(
+        "--grid", type=_grid, nargs="+", metavar="TxHxW", help="tokens (default 21x45x80; off a GPU 4x8x10)"
+    )
+    forward.add_argument("--dim", type=_positive, help="channels of a token (default 5120; off a GPU 256)")
+    forward.add_argument("--heads", type=_positive, help="(default 40; off a GPU 2)")
+    forward.add_argument("--pattern", nargs="+", default=["svg2"], help="patterns (default svg2)")
+    forward.add_argument("--density", type=_density, nargs="+", default=[0.25], help="0.01 to 1 (default 0.25)")
+    forward.add_argument("--top-p", type=_mass, help="instead of --density: mass to keep, 0.05 to 1")
+    forward.add_argument("--max-density", type=_density, default=1.0, help="with --top-p: most keys (default 1)")
+    _add_precision_option(forward)
+    _add_row_options(forward)
+    forward.set_defaults(run=_bench_forward)
+
     dcae = subjects.add_parser("dcae", help="an image autoencoder at once and in strips, beside diffusers'")
     dcae.add_argument("--variant", default="f32c32-sana-1.0", help="its make-up (default f32c32-sana-1.0)")
     dcae.add_argument(
@@ -102,9 +117,14 @@ def _parser() -> argparse.ArgumentParser:
     _add_row_options(dcae)
     dcae.set_defaults(run=_bench_dcae)
 
-    show = subjects.add_parser("show", help="prints the tables of files that attention, planning, linear, dcae wrote")
+    show = subjects.add_parser("show", help="prints the tables of files that other benches of speed wrote")
     show.add_argument("files", type=Path, nargs="+")
     show.set_defaults(run=_bench_show)
+
+    bars = subjects.add_parser("bars", help="holds such files against the bars of speed on an H200")
+    bars.add_argument("files", type=Path, nargs="+", metavar="FILE.json")
+    bars.add_argument("--json", type=Path, help="write every bar, what was measured and the machine here")
+    bars.set_defaults(run=_bench_bars)
 
     quality = subjects.add_parser("quality", help="every pattern's error at equal density, on captures")
     quality.add_argument("--capture", type=Path, nargs="+", required=True, help="files that `dit-accel capture` wrote")
@@ -133,6 +153,12 @@ def _add_clip_options(command: argparse.ArgumentParser) -> None:
     command.add_argument("--width", type=_positive, default=320, help="picture width in pixels (default 320)")
     command.add_argument("--steps", type=_positive, default=12, help="sampling steps, at least 2 (default 12)")
     command.add_argument("--pattern", nargs="+", help="patterns (default: all)")
+
+
+def _add_precision_option(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--precision", nargs="+", choices=("16-bit", "8-bit"), default=["16-bit"], help="8-bit: as the chip can"
+    )
 
 
 def _add_row_options(command: argparse.ArgumentParser) -> None:
@@ -240,6 +266,12 @@ def _bench_linear(options: argparse.Namespace) -> int:
     return run(options)
 
 
+def _bench_forward(options: argparse.Namespace) -> int:
+    from .bench_forward import run
+
+    return run(options)
+
+
 def _bench_dcae(options: argparse.Namespace) -> int:
     from .bench_dcae import run
 
@@ -248,6 +280,12 @@ def _bench_dcae(options: argparse.Namespace) -> int:
 
 def _bench_show(options: argparse.Namespace) -> int:
     from .bench_show import run
+
+    return run(options)
+
+
+def _bench_bars(options: argparse.Namespace) -> int:
+    from .bench_bars import run
 
     return run(options)
 

