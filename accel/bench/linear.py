@@ -1,4 +1,5 @@
-"""A linear layer with 4-bit weights on every path, beside the plain one: times, memory, error of what was timed.
+"""A linear layer with 4-bit weights on every path, beside the plain one and torch's 8-bit ones: times, memory, error of
+what was timed.
 
 The layer is drawn: a normal weight, normal inputs with a few loud channels, smoothed and given a low rank as SVDQuant
 does. Its errors compare the paths with each other; they are not a model's.
@@ -18,10 +19,12 @@ from ..quant import compute
 from ..quant.linear import quantised_linear
 from ..quant.weight4 import Weight4, pack_nibbles
 from .case import relative_error
+from .linear_peers import PEERS, peer_linear, peer_problem
 from .timing import peak_bytes, timed
 
 PLAIN = "linear"  # torch's, on the weight before it was quantised
 PATHS = (compute.W4A16, compute.INT8, compute.FP8, compute.W4A4)
+EVERY = (*PEERS, *PATHS)
 GROUP, RANK, LOUD = 64, 32, 16
 DTYPE = torch.bfloat16
 CHECKED = 1024  # tokens whose outputs are compared with fp32
@@ -78,17 +81,30 @@ def _svdquant(plain: Tensor, smooth: Tensor) -> Weight4:
 
 
 def rows_of(layer: Layer, paths: Sequence[str], card: compute.Card, done: Callable[..., bool]) -> Iterator[dict]:
-    """The rows of a layer one by one, the plain linear first. done(**fields) says that there is a row with such
-    fields, which is left out."""
-    if not done(path=PLAIN):
-        yield measure(layer, PLAIN, lambda: F.linear(layer.x, layer.plain))
-    for path in paths:
+    """The rows of a layer one by one, the plain linear first; paths: some of EVERY. done(**fields) says that there is a
+    row with such fields, which is left out."""
+    for path in (PLAIN, *paths):
         if done(path=path):
             continue
-        if problem := compute.card_problem(path, card):
+        if problem := _problem(path, card):
             yield layer.about() | {"path": path, "valid": False, "remark": f"skipped: {problem}"}
             continue
-        yield measure(layer, path, lambda path=path: quantised_linear(layer.x, layer.weight, None, path))
+        yield measure(layer, path, _runner(layer, path))
+
+
+def _problem(path: str, card: compute.Card) -> str:
+    if path == PLAIN:
+        return ""
+    return peer_problem(path, card) if path in PEERS else compute.card_problem(path, card)
+
+
+def _runner(layer: Layer, path: str) -> Callable[[], Tensor]:
+    if path == PLAIN:
+        return lambda: F.linear(layer.x, layer.plain)
+    if path in PEERS:
+        peer = peer_linear(path, layer.plain)
+        return lambda: peer(layer.x)
+    return lambda: quantised_linear(layer.x, layer.weight, None, path)
 
 
 def measure(layer: Layer, path: str, run: Callable[[], Tensor]) -> dict[str, Any]:

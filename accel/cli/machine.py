@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import platform
+import subprocess
 
 import torch
 
@@ -10,12 +12,34 @@ from ..version import PACK_VERSION
 
 
 def machine(no_kernel_because: str) -> dict[str, str | None]:
-    """The device, the software, and why no kernel can run ("" if one can)."""
+    """The device, the software, and why no kernel can run ("" if one can). driver: NVIDIA's; None where there is none
+    or where nvidia-smi cannot say."""
     gpu = torch.cuda.is_available()
     return {
         "device": torch.cuda.get_device_name() if gpu else f"CPU, {torch.get_num_threads()} threads",
         "platform": platform.platform(),
         "torch": torch.__version__,
+        "triton": _triton(),
+        "driver": _driver() if gpu else None,
         "pack": PACK_VERSION,
         "no_kernel_because": no_kernel_because or None,
     }
+
+
+def _triton() -> str | None:
+    # Not imported: that is slow, and on Windows its distribution has another name.
+    for distribution in ("triton", "triton-windows", "pytorch-triton-rocm"):
+        try:
+            return importlib.metadata.version(distribution)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return None
+
+
+def _driver() -> str | None:
+    command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+    try:
+        said = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True).stdout
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return said.splitlines()[0].strip()

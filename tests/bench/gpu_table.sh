@@ -4,27 +4,32 @@
 # call it again until it says that all is done. README.md beside it says what the steps are.
 set -euo pipefail
 
-usage="usage: gpu_table.sh [-o FOLDER] [-r FOLDER] [-s 'STEP ...'] [-q] [capture.safetensors ...]
+all="tests attention planning growth short gate compile head64 linear dcae sanitizer flex"
+usage="usage: gpu_table.sh [-o FOLDER] [-r FOLDER] [-s 'STEP ...'] [-q] [-n HEADS] [capture.safetensors ...]
   -o  where results go (default: \$OUT, else gpu_table)
   -r  results of an earlier call to go on from
-  -s  some of: tests attention planning growth short head64 linear (default: all)
-  -q  tiny inputs and single runs, to try the script itself without a GPU"
+  -s  some of: $all (default: all)
+  -q  tiny inputs and single runs, to try the script itself without a GPU
+  -n  so many heads of the captured calls of one size side by side, as one call"
 call_seconds=540
 all_seconds=1200
-declare -A most_seconds=([tests]=280 [attention]=400 [planning]=110 [growth]=180 [short]=70 [head64]=100 [linear]=60)
+declare -A most_seconds=([tests]=220 [attention]=350 [planning]=90 [growth]=130 [short]=50 [gate]=30 [compile]=30
+    [head64]=60 [linear]=40 [dcae]=60 [sanitizer]=100 [flex]=40)
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd -P)
 out=${OUT:-gpu_table}
-steps="tests attention planning growth short head64 linear"
+steps=$all
 earlier=
 quick=()
+stacked=()
 only=
-while getopts "o:r:s:q1:" option; do
+while getopts "o:r:s:qn:1:" option; do
     case $option in
         o) out=$OPTARG ;;
         r) earlier=$OPTARG ;;
         s) steps=$OPTARG ;;
         q) quick=(--repeats 1 --heads 1 --density 0.5 --pattern window) ;;
+        n) stacked=(--stack-heads "$OPTARG") ;;
         1) only=$OPTARG ;;
         *) echo "$usage" >&2; exit 2 ;;
     esac
@@ -53,6 +58,13 @@ table() {
     bench "$subject" "$@" --json "$out/$name.json" --resume
 }
 
+# A driver of this folder, which writes the table NAME.
+driver() {
+    local name=$1 module=$2
+    shift 2
+    python3 -m "dit_accel.tests.bench.$module" "$@" --json "$out/$name.json"
+}
+
 # The options for a drawn clip of such grids.
 drawn() {
     if [ ${#quick[@]} -gt 0 ]; then
@@ -61,52 +73,55 @@ drawn() {
     echo --drawn "$@"
 }
 
+# shellcheck disable=SC2046,SC2207
 run_step() {
-    local inputs file failed=0
+    # Wan 14B at 720p and 81 frames: the captures, or a drawn clip.
+    local inputs=($(drawn 21x45x80) --heads 40)
+    [ ${#captures[@]} -eq 0 ] || inputs=(--capture "${captures[@]}" "${stacked[@]}")
     case $1 in
         tests)
-            for file in "$root"/tests/gpu/test_*.py; do
-                grep -qsx "passed $(basename "$file")" "$out/tests.log" && continue
-                if python3 -m pytest -q -p no:cacheprovider --rootdir "$root" -c "$root/pyproject.toml" -m gpu "$file" \
-                    2>&1 | tee -a "$out/tests.log"; then
-                    echo "passed $(basename "$file")" >> "$out/tests.log"
-                else
-                    failed=1
-                fi
-            done
-            return $failed
+            driver gpu_tests checks gpu_tests --log "$out/tests.log"
             ;;
         attention)
-            if [ ${#captures[@]} -gt 0 ]; then
-                inputs="--capture"
-            else
-                inputs="$(drawn 21x30x52 21x45x80) --heads 12"
-            fi
-            # shellcheck disable=SC2086
-            table attention attention --density 0.15 0.3 --precision 16-bit 8-bit $inputs "${captures[@]}" "${quick[@]}"
-            ;;
-        planning)
-            # shellcheck disable=SC2046
-            table planning planning --heads 12 --density 0.3 $(drawn 21x30x52 21x45x80) "${quick[@]}"
-            ;;
-        growth)
-            # Powers of two: here the blocks of a window are of one size, so FlexAttention can take the same mask.
-            # shellcheck disable=SC2046
-            table growth attention --heads 8 --density 0.25 --pattern svg2 window pooled \
-                $(drawn 8x32x32 16x32x32 16x32x64 32x32x64 32x64x64) "${quick[@]}"
-            ;;
-        short)
-            # shellcheck disable=SC2046
-            table short attention --heads 12 --density 0.3 --precision 16-bit 8-bit $(drawn 3x30x52 5x30x52) \
+            table attention attention --density 0.15 0.25 0.4 --precision 16-bit 8-bit --repeats 7 "${inputs[@]}" \
                 "${quick[@]}"
             ;;
+        planning)
+            table planning planning --density 0.25 --repeats 10 "${inputs[@]}" "${quick[@]}"
+            ;;
+        growth)
+            table growth attention --no-baselines --heads 8 --density 0.25 --repeats 5 --pattern svg2 pooled tree \
+                $(drawn 13x30x42 21x30x52 21x45x80 33x45x80 56x45x80) "${quick[@]}"
+            ;;
+        short)
+            table short attention --no-baselines --heads 12 --density 0.3 --precision 16-bit 8-bit \
+                $(drawn 3x30x52 5x30x52 9x30x52) "${quick[@]}"
+            ;;
+        gate)
+            bench gate --json "$out/gate.json"
+            ;;
+        compile)
+            driver first_calls first_calls ${quick[0]:+--grid 2 8 8 --heads 1}
+            ;;
         head64)
-            # shellcheck disable=SC2046
-            table head64 attention --heads 24 --head-dim 64 --density 0.3 --precision 16-bit 8-bit \
-                --pattern svg2 svg_ear window pooled $(drawn 21x30x52) "${quick[@]}"
+            table head64 attention --heads 24 --head-dim 64 --density 0.25 --precision 16-bit 8-bit --repeats 10 \
+                --pattern svg2 svg_ear pooled window tree $(drawn 21x30x52) "${quick[@]}"
             ;;
         linear)
             table linear linear ${quick[0]:+--repeats 1}
+            ;;
+        dcae)
+            set -- 1024 2048 4096
+            [ ${#quick[@]} -eq 0 ] || set -- 64
+            table dcae dcae --pixels "$@" --repeats 3
+            ;;
+        sanitizer)
+            driver sanitizer checks sanitizer --log "$out/sanitizer.log"
+            ;;
+        flex)
+            # Here all blocks are of one size, so FlexAttention can take the same masks.
+            table flex attention --heads 8 --density 0.25 --pattern pooled window tree --repeats 5 \
+                $(drawn 32x48x48) "${quick[@]}"
             ;;
     esac
 }
@@ -153,14 +168,20 @@ for step in $steps; do
     echo "$step $status $((SECONDS - began))" >> "$log"
 done
 
+# The files of $out with such names that are there.
+found() {
+    local name
+    for name in "$@"; do
+        [ ! -e "$out/$name.json" ] || echo "$out/$name.json"
+    done
+}
+
 cd "$GPU_TABLE_SITE"
-tables=()
-for file in "$out"/*.json; do
-    [ ! -e "$file" ] || tables+=("$file")
-done
-if [ ${#tables[@]} -gt 0 ]; then
-    bench show "${tables[@]}" | tee "$out/table.txt"
-fi
+mapfile -t tables < <(found attention planning growth short head64 linear dcae flex)
+mapfile -t judged < <(found attention planning growth short head64 linear dcae gate gpu_tests sanitizer first_calls)
+: > "$out/table.txt"
+[ ${#tables[@]} -eq 0 ] || bench show "${tables[@]}" | tee -a "$out/table.txt"
+[ ${#judged[@]} -eq 0 ] || bench bars "${judged[@]}" --json "$out/bars.json" | tee -a "$out/table.txt"
 if [ ${#open[@]} -gt 0 ]; then
     echo "not done: ${open[*]}; $((all_seconds - $(awk '{ sum += $3 } END { print sum + 0 }' "$log"))) seconds left"
     exit 1

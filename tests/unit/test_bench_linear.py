@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from dit_accel.accel.bench import linear
+from dit_accel.accel.bench import linear, linear_peers
 from dit_accel.accel.cli.main import main
 from dit_accel.accel.quant import compute
 from dit_accel.accel.quant.compute import FP8, INT8, W4A4, W4A16
@@ -43,6 +43,26 @@ def test_what_a_card_cannot_run_says_why(layer):
     assert [row["remark"] for row in rows] == ["skipped: no INT4 matrix instructions on sm_90 and newer"]
 
 
+def test_torch_in_8_bits_beside_it(layer, monkeypatch):
+    """fp8 with a stand-in for the product: torch has scales for rows on GPUs only."""
+
+    def scaled_mm(left, right, left_steps, right_steps, out_dtype):
+        assert left_steps.shape == (64, 1) and right_steps.shape == (1, 128) and right.stride(0) == 1
+        return (left.float() @ right.float() * left_steps * right_steps).to(out_dtype)
+
+    monkeypatch.setattr(torch, "_scaled_mm", scaled_mm)
+    made, quantise = [], linear_peers.quantise_rows
+    monkeypatch.setattr(
+        linear_peers, "quantise_rows", lambda x, *rest, **more: made.append(x.shape) or quantise(x, *rest, **more)
+    )
+    plain, *rows = linear.rows_of(layer, linear.PEERS, compute.Card("sm_90"), never)
+    assert [row["path"] for row in rows] == ["torch fp8", "torch int8"] and all(row["valid"] for row in rows)
+    assert all(plain["error"] < row["error"] < 0.1 for row in rows)
+    # The weight once for each; the inputs in every call that was timed, its warm-up included.
+    runs = 1 + 2 * layer.repeats
+    assert made.count((128, 256)) == 2 and made.count((64, 256)) >= 2 * runs
+
+
 def test_the_error_is_that_of_the_timed_output(layer):
     wrong = linear.measure(layer, "x", lambda: torch.nn.functional.linear(layer.x, layer.plain) * 2)
     assert wrong["error"] == pytest.approx(1, abs=0.01)
@@ -61,10 +81,11 @@ def test_one_failure_costs_one_row(layer):
 def test_the_command(tmp_path, capsys):
     path = tmp_path / "rows.json"
     assert main([*TINY, "--json", str(path)]) == 0
-    assert "skipped: runs on NVIDIA GPUs only" in capsys.readouterr().out
+    text = capsys.readouterr().out
+    assert "skipped: runs on NVIDIA GPUs only" in text and "skipped: no GPU (device is cpu)" in text
     rows = json.loads(path.read_text("utf-8"))["rows"]
     assert [(row["out"], row["in"], row["path"]) for row in rows] == [
-        (*size, path) for size in ((128, 128), (64, 256)) for path in (linear.PLAIN, *linear.PATHS)
+        (*size, path) for size in ((128, 128), (64, 256)) for path in (linear.PLAIN, *linear.EVERY)
     ]
     assert main([*TINY, "--json", str(path), "--resume"]) == 0
     assert json.loads(path.read_text("utf-8"))["rows"] == rows

@@ -6,11 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from dit_accel.accel.cli import bench_dcae, bench_planning, bench_quality, bench_video
+from dit_accel.accel.bench.bars import every
+from dit_accel.accel.cli import bench_bars, bench_dcae, bench_planning, bench_quality, bench_video
 from dit_accel.tests.bench import budgets, first_compile
 
 RESULTS = Path(__file__).resolve().parents[1] / "bench" / "results"
 PAGE = (RESULTS / "README.md").read_text("utf-8")
+README = (RESULTS.parents[2] / "README.md").read_text("utf-8")
 BAR = 0.3
 
 
@@ -131,3 +133,12 @@ def test_a_profile_keeps_its_word():
     for row in rows:
         if row["what"] == "prediction":
             assert abs(row["measured"] / row["predicted"] - 1) < 0.15
+
+
+def test_the_readme_says_where_the_bars_stand():
+    """As the newest file of `bench bars` has them; without one nothing was measured."""
+    committed = sorted(RESULTS.glob("bars*.json"))
+    bars = rows_of(committed[-1].name) if committed else every.judge({})
+    assert every.state(bars) in " ".join(README.split())
+    if committed:
+        assert bench_bars.show(bars) in PAGE
