@@ -38,6 +38,7 @@ _ATTENTION = {"triton": Requirement(HALF, (64, 128)), "reference": Requirement(F
 REQUIREMENTS: dict[str, dict[str, Requirement]] = {
     "block_sparse_attention": _ATTENTION,
     "kmeans": _ATTENTION,
+    "axis_tree": _ATTENTION,
     "block_mean": _ATTENTION,
     "compensation_error": _ATTENTION,
     "gather": _ATTENTION,

@@ -23,12 +23,13 @@ class DitAccelSparseAttention(io.ComfyNode):
                 io.Model.Input("model", tooltip="A video diffusion transformer, with its LoRAs."),
                 io.Combo.Input(
                     "pattern",
-                    options=["svg2", "svg_ear", "svg1", "radial", "window", "pooled"],
+                    options=["svg2", "svg_ear", "tree", "svg1", "radial", "window", "pooled"],
                     default="svg2",
                     tooltip=(
                         "How the kept key blocks are chosen. svg2: clusters of like content. svg_ear: the same, with "
-                        "means in place of what is skipped. svg1: bands along the axis order that suits each head. "
-                        "radial, window: by distance, next to nothing to plan. pooled: blocks by their means."
+                        "means in place of what is skipped. tree: full blocks of like content, with means likewise. "
+                        "svg1: bands along the axis order that suits each head. radial, window: by distance, next to "
+                        "nothing to plan. pooled: boxes of the video by their means."
                     ),
                 ),
                 io.Combo.Input(

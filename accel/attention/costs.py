@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from ...kernels import registry
 from ...kernels.attention_configs import FORMATS
+from ...kernels.axis_tree import SAMPLES
 from ...kernels.gather import CHUNK
 from ...kernels.quantise import FP8, INT8
 from .blocks import block_sizes
@@ -25,13 +26,15 @@ LONGEST = 1 << 24  # tokens: a sparse path that does not win there never does
 SPARSE_EFFICIENCY = 0.85  # published for SVG2's kernel
 BANDWIDTH_EFFICIENCY = 0.8
 CALL_MS = ROUND_MS = 1.0
+LEVEL = 0.25  # a level of a tree beside a round of k-means: three launches to a dozen
 
 
 class Terms(NamedTuple):
     """Amounts of work, or the milliseconds of one unit of each.
 
     dense, sparse_16bit, sparse_8bit: TFLOP of attention; assign: TFLOP of k-means and of scores that planning computes;
-    traffic: GB that are read or written beside them; calls: sparse calls; rounds: of k-means.
+    traffic: GB that are read or written beside them; calls: sparse calls; rounds: of k-means, or as many
+    launches.
     """
 
     dense: float = 0.0
@@ -70,10 +73,12 @@ class Size(NamedTuple):
 
 
 class Planning(NamedTuple):
-    """What a pattern does in every call. clusters: k-means of queries and keys; means: tensors of which block means are
-    taken; probe: scores of all keys for each query block; tail: pooled keys take part in the attention."""
+    """What a pattern does in every call. clusters: k-means of queries and keys; trees: principal axis trees of both;
+    means: tensors of which block means are taken; probe: scores of all keys for each query block; tail: pooled keys
+    take part in the attention."""
 
     clusters: bool = False
+    trees: bool = False
     means: int = 0
     probe: bool = False
     tail: bool = False
@@ -102,10 +107,28 @@ def plan_work(size: Size, planning: Planning, rounds: int) -> Terms:
     queries, keys = planning.blocks(size.video)
     per_cluster = 2e-12 * size.heads * size.video * size.dim
     assign, traffic = per_cluster * queries * planning.probe, planning.means + 2 * planning.probe
+    rounds *= planning.clusters
     if planning.clusters:
         assign += per_cluster * (queries + keys) * rounds
         traffic += 4 * rounds
-    return Terms(assign=assign, traffic=traffic * size.tensor, rounds=rounds * planning.clusters)
+    if planning.trees:
+        for leaves in (queries, keys):
+            sampled = tree_samples(size.video, leaves)
+            assign += 2e-12 * size.heads * size.dim**2 * sampled
+            # Every level reads the tokens that axes are found from, then all.
+            traffic += sampled / size.video + tree_depth(leaves)
+            rounds += LEVEL * tree_depth(leaves)
+    return Terms(assign=assign, traffic=traffic * size.tensor, rounds=rounds)
+
+
+def tree_depth(leaves: int) -> int:
+    """Levels of a principal axis tree."""
+    return (leaves - 1).bit_length()
+
+
+def tree_samples(tokens: int, leaves: int) -> int:
+    """Tokens that the axes of a tree's nodes are found from, level by level, all together."""
+    return sum(min(tokens, SAMPLES << level) for level in range(tree_depth(leaves)))
 
 
 def attend_work(size: Size, planning: Planning, density: float, bits: int) -> Terms:

@@ -11,9 +11,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from ...kernels.gather import CHUNK, TALL
 from ..attention import executor
 from ..attention.call import AttentionCall
 from ..attention.clusters import spread
+from ..attention.costs import TILE
 from ..attention.plan import SparsePlan
 from ..attention.planners import PATTERNS
 from ..attention.select import make_tail
@@ -49,7 +51,8 @@ def judge(
     inputs: Inputs, densities: Sequence[float], sources: Sequence[Source] = SOURCES, *, device: str, backend: str
 ) -> list[dict[str, Any]]:
     """One row for each source and density, without a tail and with one: relative L2 error of the attention output
-    against fp32 dense attention, density, and the attention mass that the kept blocks really hold.
+    against fp32 dense attention, density, the part of the map that the kernel multiplies, and the attention mass that
+    the kept blocks really hold.
 
     Every pattern is brought to the density of the call as a whole (its heads and rows may differ): static patterns by
     max_density, the others by top_p. A row is left out where a pattern cannot go as low.
@@ -81,6 +84,7 @@ def judge(
                         "asked_density": density,
                         "tail": with_tail,
                         "density": plan.density().item(),
+                        "products": multiplied(plan),
                         "mass": mass,
                         "error": relative_error(out, exact),
                     }
@@ -97,6 +101,16 @@ def kept_mass(q: Tensor, k: Tensor, plan: SparsePlan, scale: float, rows: int = 
     key_block = plan.keys.block_of_token()[:, :, None]
     kept = plan.keep.gather(2, query_block.expand(-1, -1, -1, plan.keep.shape[3]))
     return weights.where(kept.gather(3, key_block.expand(-1, -1, len(chosen), -1)), 0).sum(-1).mean().item()
+
+
+def multiplied(plan: SparsePlan) -> float:
+    """Part of the map whose products the attention kernel makes, with tiles of 128 queries and the chunks of keys that
+    it would read on Hopper: more than the density, where blocks do not fill them. 0..1 and more."""
+    chunk = CHUNK if plan.keys.tall_chunks is None else TALL
+    queries, keys = plan.queries.sizes(), plan.keys.sizes()
+    rows, columns = (-(-sizes // tile) * tile for sizes, tile in ((queries, TILE), (keys, chunk)))
+    made = torch.einsum("bhq,bhqk,bhk->bh", rows.float(), plan.keep.float(), columns.float())
+    return (made / (queries.sum(-1) * keys.sum(-1))).mean().item()
 
 
 def sol_attn_problem(head_dim: int) -> str | None:
@@ -135,7 +149,7 @@ def judge_sol_attn(inputs: Inputs, densities: Sequence[float], *, device: str) -
                 for h in range(q.shape[1])
             ]
             out = torch.cat([part.transpose(1, 2) for part in parts], dim=1)
-            found = {"source": "sol_attn", "asked_density": density, "tail": tail, "mass": None}
+            found = {"source": "sol_attn", "asked_density": density, "tail": tail, "products": None, "mass": None}
             rows.append(found | {"density": sol_density(q, k, tau), "error": relative_error(out, exact)})
     return rows
 

@@ -8,20 +8,23 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from ...kernels.gather import CHUNK
+from ...kernels.axis_tree import ROUNDS
+from ...kernels.gather import CHUNK, TALL
 from ...kernels.quantise import SHIFT_STRIDE
 from ...kernels.relu_linear_attention import PART
 from ..attention.cards import H200, RTX_4090, RTX_5090, Card
 from ..attention.clusters import WARM_ITERATIONS
-from ..attention.costs import BANDWIDTH_EFFICIENCY, SPARSE_EFFICIENCY, Planning
+from ..attention.costs import BANDWIDTH_EFFICIENCY, SPARSE_EFFICIENCY, TILE, Planning, tree_depth, tree_samples
 
 DIM = 128
 DENSITY = 0.3
 CLUSTERS = Planning(clusters=True)
+LEAVES = Planning(trees=True)
 OTHER_EFFICIENCY = 0.5  # of vector and exponential units
 # Vector operations for one entry: three searches (mass, rank, cap) of 31 halvings, each a comparison, a choice and a
-# sum; a running sum over chunks; the weights of the error; centring, the largest of a row, scaling and rounding.
-SEARCH, LIST, ERROR, QUANTISE = 3 * 31 * 3, 10, 6, 6
+# sum; a running sum over chunks; the weights of the error; centring, the largest of a row, scaling and rounding; of a
+# token in a level of a tree, its digits in four passes and its place in the fifth.
+SEARCH, LIST, ERROR, QUANTISE, HALVE = 3 * 31 * 3, 10, 6, 6, 4 * 8 + 16
 
 
 class Model(NamedTuple):
@@ -178,19 +181,64 @@ def kernels(model: Model) -> dict[str, Work]:
             exponentials=1e-12 * heads * queries * video,
             bytes=2 * tensor + index + 4e3 * map_entries,
         ),
+        **_tree_kernels(model),
     }
 
 
-# How often each kernel runs in one warm call of svg2.
+def _tree_kernels(model: Model) -> dict[str, Work]:
+    """Work of the kernels whose share in a call depends on full blocks."""
+    heads, tokens, video = model.heads, model.tokens, model.video
+    queries, keys = LEAVES.blocks(video)
+    tensor = 2e-9 * heads * tokens * DIM
+    depth = tree_depth(queries) + tree_depth(keys)
+    sampled = tree_samples(video, queries) + tree_samples(video, keys)
+    nodes = queries + keys  # about as many as leaves
+    kept = 1e-12 * heads * tokens**2 * (DENSITY + (1 - DENSITY) / TALL)  # with the tail
+    map_entries = 1e-12 * heads * queries * keys
+    lists = 4e-9 * heads * queries * DENSITY * tokens / TALL
+    return {
+        "axis trees, Q and K": Work(
+            half=2e-12 * heads * sampled * DIM**2,
+            vector=1e-12 * heads * (nodes * ROUNDS * 4 * DIM**2 + video * depth * (2 * DIM + HALVE)),
+            # Channels, token numbers and their places on the axes, which are written and read five times.
+            bytes=1e-9 * heads * ((sampled + video * depth) * (2 * DIM + 4) + video * depth * (6 * 4 + 8)),
+        ),
+        "map selection, full blocks": Work(vector=SEARCH * map_entries, bytes=5e3 * map_entries),
+        "chunk lists, full blocks": Work(
+            vector=1e-12 * LIST * heads * queries * tokens / TALL,
+            bytes=1e3 * map_entries + 8e-9 * heads * tokens / TALL + lists,
+        ),
+        "sparse attention, full blocks, 16 bits": Work(
+            half=4 * kept * DIM, exponentials=kept, bytes=4 * tensor + lists, like="sparse"
+        ),
+        "sparse attention, full blocks, INT8 and FP8": Work(
+            keys_8bit=2 * kept * DIM,
+            values_8bit=2 * kept * DIM,
+            exponentials=kept,
+            bytes=3 * tensor + 4e-9 * heads * tokens + lists,
+            like="sparse",
+        ),
+    }
+
+
+# How often each kernel runs in one warm call of svg2, and in a call of tree, whose tail takes the means of V too.
 SVG2 = {
     "k-means assign, Q and K, a round": WARM_ITERATIONS,
     "block means, Q and K, a round": WARM_ITERATIONS,
     "map selection": 1,
     "chunk lists": 1,
 }
+TREE = {
+    "axis trees, Q and K": 1,
+    "block means, Q and K, a round": 1.5,
+    "map selection, full blocks": 1,
+    "chunk lists, full blocks": 1,
+}
 CALLS = {
     "svg2 call, 16 bits": {**SVG2, "gather, K and V": 1, "sparse attention, 16 bits": 1},
     "svg2 call, INT8 and FP8": {**SVG2, "quantise, K and V": 1, "sparse attention, INT8 and FP8": 1},
+    "tree call, 16 bits": {**TREE, "gather, K and V": 1, "sparse attention, full blocks, 16 bits": 1},
+    "tree call, INT8 and FP8": {**TREE, "quantise, K and V": 1, "sparse attention, full blocks, INT8 and FP8": 1},
 }
 
 
@@ -226,10 +274,10 @@ What each kernel has to do in one attention call of one batch row, and what that
 calculated; **nothing on this page was measured**. It is what measured times are to be held against.
 `python -m dit_accel.accel.bench.roofline > kernels/ROOFLINE.md` writes the page, and a test compares the two.
 
-Head dimension {DIM}, density {DENSITY}, clusters as svg2 makes them for that many tokens. Products in tiles that
-clusters do not fill are counted, since the matrix units make them all the same. GB: every tensor is read or written
-once; what a kernel reads again is taken to come from the cache. Launches, the counting sort of k-means and PyTorch's
-small work around the kernels are left out.
+Head dimension {DIM}, density {DENSITY}, clusters as svg2 makes them for that many tokens, full blocks of {TILE} queries
+and {TALL} keys as tree has them. Products in tiles that clusters do not fill are counted, since the matrix units make
+them all the same. GB: every tensor is read or written once; what a kernel reads again is taken to come from the cache.
+Launches, the counting sort of k-means and PyTorch's small work around the kernels are left out.
 
 ## Work"""
 LINEAR = f"""
@@ -243,7 +291,8 @@ TIME = """
 ## Time
 
 Each cell: milliseconds at peak / milliseconds expected, and the unit that sets the latter: the matrix units, the vector
-units, the exponentials or the memory. The sums at the end are a warm call of svg2; dense attention is at the top.
+units, the exponentials or the memory. The sums at the end are a warm call of svg2 and a call of tree; dense attention
+is at the top.
 *Expected* takes these parts of the peaks, the same as the gate's shipped costs:
 """
 

@@ -11,9 +11,10 @@ from typing import Any
 
 import torch
 
+from ...kernels.axis_tree import tree_order
 from ...kernels.compensation_error import log_compensation_error
 from ...kernels.top_p import select_blocks
-from ..attention import blocks, clusters, select, static
+from ..attention import blocks, clusters, select, static, trees
 from ..attention.evaluation import Stopwatch
 from ..attention.planners import svg1
 
@@ -23,6 +24,8 @@ REST = "rest"
 STEPS: dict[Callable, str] = {
     clusters.sample_centroids: "clustering",
     clusters.kmeans_clusters: "clustering",
+    trees.second_moment: "weights",
+    tree_order: "trees",
     svg1.profile: "profile",
     select.means: "means",
     select.estimated_mass: "map",

@@ -17,6 +17,10 @@ NOTE = (
     "0.85 of it; n/a: the pattern cannot do that."
 )
 MASS_NOTE = "mass: true attention mass of the kept blocks, from sampled rows, mean over the calls."
+PRODUCTS_NOTE = (
+    "products: what the attention kernel multiplies for a kept pair of a query and a key, mean over the calls; blocks "
+    "end inside its tiles of 128 queries, and inside chunks of 16 keys, or of 64 where blocks nearly fill those."
+)
 BASELINE = ("pooled raster", False)
 
 
@@ -58,6 +62,7 @@ def run(options: argparse.Namespace) -> int:
         with replacing(options.json) as partial:
             partial.write_text(json.dumps(report, indent=1) + "\n", "utf-8")
     print(f"\n{show(rows, options.density)}\n\n{NOTE}\n\n{show_mass(rows, options.density)}\n\n{MASS_NOTE}")
+    print(f"\n{show_products(rows, options.density)}\n\n{PRODUCTS_NOTE}")
     print("\n" + "\n".join(worse_with_tail(rows) or ["The tail lowers the error of every call."]))
     if no_sol:
         print(f"No row for sol_attn: {no_sol}.")
@@ -82,13 +87,25 @@ def show(rows: list[dict[str, Any]], densities: list[float]) -> str:
     return table(header, cells)
 
 
+def show_products(rows: list[dict[str, Any]], densities: list[float]) -> str:
+    """A table of the products that the attention kernel makes for each kept pair, mean over the calls."""
+    shares = [{**row, "share": row["products"] / row["density"]} for row in rows if row["products"] is not None]
+    return _table_without_tail(shares, "share", "products", densities, "{:.2f}")
+
+
 def show_mass(rows: list[dict[str, Any]], densities: list[float]) -> str:
     """A table of the attention mass that the kept blocks really hold, mean over the calls."""
+    known = [row for row in rows if row["mass"] is not None]
+    return _table_without_tail(known, "mass", "mass", densities, "{:.3f}")
+
+
+def _table_without_tail(rows: list[dict[str, Any]], field: str, header: str, densities: list[float], form: str) -> str:
+    """Means over the calls of a field that a tail does not change."""
     cells = []
-    for source in dict.fromkeys(row["source"] for row in rows if row["mass"] is not None):
-        masses = [_mean(rows, "mass", source, False, density) for density in densities]
-        cells.append((source, *("n/a" if mass is None else f"{mass:.3f}" for mass in masses)))
-    return table(("pattern", *(f"mass at {density}" for density in densities)), cells)
+    for source in dict.fromkeys(row["source"] for row in rows):
+        means = [_mean(rows, field, source, False, density) for density in densities]
+        cells.append((source, *("n/a" if mean is None else form.format(mean) for mean in means)))
+    return table(("pattern", *(f"{header} at {density}" for density in densities)), cells)
 
 
 def worse_with_tail(rows: list[dict[str, Any]]) -> list[str]:

@@ -174,7 +174,8 @@ def _planning(summary: RunSummary) -> str | None:
     pattern = PATTERNS[summary.pattern]
     if not summary.sparse_calls or pattern.static or summary.plan_share <= PLANNING:
         return None
-    cheaper = "the pattern pooled plans" if pattern.planning.clusters else "the patterns radial and window plan"
+    sorted_by_content = pattern.planning.clusters or pattern.planning.trees
+    cheaper = "the pattern pooled plans" if sorted_by_content else "the patterns radial and window plan"
     return f"planning takes {per_cent(summary.plan_share)} of the sparse calls' time: {cheaper} with less"
 
 

@@ -1,7 +1,7 @@
 """How long Triton compiles in the first run on a new machine: `python -m dit_accel.tests.bench.first_compile sm_90`.
 
-Every kernel that a sampling run launches (bf16, head dimension 128, svg2, then svg_ear), compiled one after another for
-the chip named, from an empty cache, with no GPU. `--json FILE` keeps the rows.
+Every kernel that a sampling run launches (bf16, head dimension 128; svg2, then svg_ear, then tree), compiled one after
+another for the chip named, from an empty cache, with no GPU. `--json FILE` keeps the rows.
 """
 
 import argparse
@@ -15,7 +15,8 @@ from pathlib import Path
 from dit_accel.accel.cli.machine import machine
 from dit_accel.accel.cli.table import table
 
-PATTERNS = {"svg2": False, "svg_ear": True}  # whether there is a tail
+# Whether there are trees, a tail, and blocks that fill tall chunks.
+PATTERNS = {"svg2": (False, False, False), "svg_ear": (False, True, False), "tree": (True, True, True)}
 
 
 def measure(chip: str) -> list[dict]:
@@ -28,9 +29,15 @@ def measure(chip: str) -> list[dict]:
         from dit_accel.tests.kernels import compile_for
 
         compile_for.compile_as(chip)
+
+        def run(trees: bool, tail: bool, tall: bool) -> None:
+            if trees:
+                compile_for.call_trees(torch.bfloat16, 128)
+            compile_for.call_attention(torch.bfloat16, 128, False, tail, tall, None)
+
         rows = []
-        for pattern, tail in PATTERNS.items():
-            seconds = timed(lambda tail=tail: compile_for.call_attention(torch.bfloat16, 128, False, tail, False, None))
+        for pattern, kind in PATTERNS.items():
+            seconds = timed(lambda kind=kind: run(*kind))
             kernels = {kernel.hash for kernel in compile_for.compiled}
             row = {"chip": chip, "pattern": pattern, "kernels": len(kernels), "seconds": seconds}
             rows.append(row | {"triton": triton.__version__})

@@ -17,14 +17,17 @@ LAUNCHES = [
     ("triton_compensation_error", "launch"),
     ("triton_quantise", "launch"),
     ("triton_group", "launch"),
+    ("triton_axis_tree", "launch"),
 ]
 CLUSTERS = {("triton_kmeans", "launch_assign"), ("triton_group", "launch")}
+TREE = ("triton_axis_tree", "launch")
 ERROR = ("triton_compensation_error", "launch")
 GATHER, QUANTISE = ("triton_gather", "launch_gather"), ("triton_quantise", "launch")
 UNUSED = {
-    "svg_ear": set(),
-    "svg2": {ERROR},
-    **dict.fromkeys(("pooled", "window", "svg1"), CLUSTERS | {ERROR}),
+    "svg_ear": {TREE},
+    "svg2": {ERROR, TREE},
+    "tree": CLUSTERS | {ERROR},
+    **dict.fromkeys(("pooled", "window", "svg1"), CLUSTERS | {ERROR, TREE}),
 }
 
 
@@ -49,7 +52,7 @@ def launched(monkeypatch):
 @pytest.mark.parametrize(
     ("name", "pattern", "precision"),
     [("wan t2v odd size", "svg2", "auto"), ("hunyuan 1", "svg2", "16-bit"), ("hunyuan 1", "svg_ear", "auto")]
-    + [("wan t2v odd size", name, "auto") for name in ("pooled", "window", "svg1")]
+    + [("wan t2v odd size", name, "auto") for name in ("tree", "pooled", "window", "svg1")]
     + [("hunyuan 1", "svg_ear", "8-bit"), ("wan t2v odd size", "svg2", "8-bit")],
 )
 def test_every_kernel_runs_and_agrees_with_the_reference(tiny, launched, monkeypatch, name, pattern, precision):

@@ -5,6 +5,7 @@ import torch
 
 from dit_accel.kernels import kmeans, registry
 from dit_accel.kernels.attention_configs import FORMATS, reads_tall_chunks
+from dit_accel.kernels.axis_tree import levels, tree_order
 from dit_accel.kernels.block_mean import block_mean
 from dit_accel.kernels.block_sparse_attention import Tail, block_sparse_attention
 from dit_accel.kernels.compensation_error import log_compensation_error
@@ -12,6 +13,7 @@ from dit_accel.kernels.gather import TALL, chunk_layout, chunk_lists, gather_chu
 from dit_accel.kernels.group import group
 from dit_accel.kernels.quantise import key_shift, quantise_chunks, value_steps
 from dit_accel.kernels.top_p import select_blocks
+from dit_accel.tests.support.splits import wrong_splits
 
 pytestmark = [
     pytest.mark.gpu,
@@ -228,6 +230,52 @@ def test_kmeans_equals_the_reference(heads, length, query_blocks, key_blocks, di
     assert torch.equal(means, again)
 
 
+def stretched(heads, length, dim, dtype, *, batch=1):
+    """Tokens around a mean, more stretched along some axes than along others, [B, N, H * D] in memory, and a weight."""
+    random = torch.Generator("cuda").manual_seed(0)
+    stretch, mean = (torch.randn(heads, dim, generator=random, device="cuda") for _ in range(2))
+    x = torch.randn(batch, length, heads, dim, generator=random, device="cuda") * stretch.exp() + 3 * mean
+    asked = torch.randn(batch, heads, 500, dim, generator=random, device="cuda")
+    return x.to(dtype).transpose(1, 2), asked.mT @ asked / asked.square().sum((2, 3))[..., None, None]
+
+
+@pytest.mark.parametrize("dim", [64, 128])
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("length", "size"), [(1, 64), (333, 64), (9_999, 64), (20_000, 128)])
+def test_trees_are_split_where_the_definition_has_it(length, size, dim, dtype):
+    x, weight = stretched(2, length, dim, dtype, batch=2)
+    order = tree_order(x, weight, size, backend="triton")
+    every = torch.arange(length, device="cuda", dtype=torch.int32).expand(order.shape)
+    assert torch.equal(order.sort(2).values, every)
+    assert all(torch.equal(leaf, leaf.sort(2).values) for leaf in order.split(size, dim=2))
+    # Where two channels vary alike, rounding decides with which of them the axis begins.
+    assert len(wrong_splits(x, weight, order, size, 1e-3)) <= 0.01 * 4 * levels(length, size)[0]
+    assert torch.equal(order, tree_order(x, weight, size, backend="triton"))
+
+
+@pytest.mark.parametrize("dim", [64, 128])
+def test_trees_at_wan_720p(dim):
+    """The halves of the root as the reference has them, but for tokens at the border; leaves of like tokens."""
+    x, weight = stretched(2, 75_600, dim, torch.bfloat16)
+    for size in (64, 128):
+        order, expected = (tree_order(x, weight, size, backend=backend).long() for backend in ("triton", "reference"))
+        half = levels(75_600, size)[0] // 2 * size
+        for one, other in zip(order.flatten(0, 1), expected.flatten(0, 1), strict=True):
+            side = torch.zeros(2, 75_600, device="cuda")
+            side[0, one[half:]] = side[1, other[half:]] = 1
+            assert (side[0] != side[1]).float().mean() < 1e-3
+        spread = [
+            within(x, some, size) for some in (order, expected, torch.arange(75_600, device="cuda").expand_as(order))
+        ]
+        assert spread[0] == pytest.approx(spread[1], rel=0.01) and spread[0] < 0.6 * spread[2]
+
+
+def within(x, order, size) -> float:
+    """Mean variance of the channels within blocks of `size` tokens."""
+    full = order[:, :, : order.shape[2] // size * size, None].expand(-1, -1, -1, x.shape[3])
+    return x.float().gather(2, full).unflatten(2, (-1, size)).var(3).mean().item()
+
+
 @pytest.mark.parametrize("dim", [64, 128])
 @pytest.mark.parametrize(("heads", "length", "query_blocks", "key_blocks"), SIZES)
 def test_compensation_error_equals_the_reference(heads, length, query_blocks, key_blocks, dim):
@@ -270,6 +318,7 @@ def test_no_host_sync():
     order = plan["key_tokens"], plan["key_offsets"], plan["key_index"]
     sizes = plan["key_offsets"].diff(dim=-1)[None]
     scores = torch.rand(1, 4, 40, 130, device="cuda")
+    weight = torch.eye(128, device="cuda").expand(1, 4, -1, -1)
     head_top_p = torch.rand(4, device="cuda")
 
     def everything():
@@ -280,6 +329,7 @@ def test_no_host_sync():
             block_sparse_attention(q, k, v, **plan, tail=tail, formats=formats, scale=0.1, backend="triton")
         group(kmeans.assign(k, centroids, backend="triton"), 130, backend="triton")
         log_compensation_error(centroids[:, :, :40], k, v, *order, *tail[:2], scale=0.1, backend="triton")
+        tree_order(k, weight, 64, backend="triton")
         for top_p in (0.9, head_top_p):
             select_blocks(scores, sizes, top_p=top_p, floor=0.1, max_density=0.5, backend="triton")
 
@@ -301,3 +351,13 @@ def test_memory_at_wan_720p_stays_within_twice_the_inputs():
     torch.cuda.synchronize()
     extra = torch.cuda.max_memory_allocated() - before
     assert extra <= 2 * sum(x.nbytes for x in qkv)
+
+
+def test_trees_need_little_memory_at_wan_720p():
+    x, weight = stretched(40, 75_600, 128, torch.bfloat16)
+    tree_order(x, weight, 64, backend="triton")  # compiles
+    torch.cuda.synchronize()
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    tree_order(x, weight, 64, backend="triton")
+    assert torch.cuda.max_memory_allocated() - before <= 0.1 * x.nbytes

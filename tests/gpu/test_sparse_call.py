@@ -6,7 +6,7 @@ import torch
 from dit_accel.accel.attention import executor
 from dit_accel.accel.attention.budget import Budget
 from dit_accel.accel.attention.layout import TokenLayout
-from dit_accel.accel.attention.planners import svg2
+from dit_accel.accel.attention.planners import PATTERNS
 from dit_accel.accel.attention.state import TensorCache
 from dit_accel.tests.support.calls import make_call
 from dit_accel.tests.support.forwards import evaluate, make_run, outside_comfyui
@@ -15,6 +15,7 @@ pytestmark = [
     pytest.mark.gpu,
     pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU"),
 ]
+by_content = pytest.mark.parametrize("pattern", ["svg2", "tree"])
 
 
 def tokens(batch: int, layout: TokenLayout, heads: int, dim: int, seed: int) -> torch.Tensor:
@@ -26,19 +27,20 @@ def tokens(batch: int, layout: TokenLayout, heads: int, dim: int, seed: int) -> 
     return (2 * centres[labels] + noise).transpose(1, 2)
 
 
-def call(q, k, v, layout, cache, backend="triton"):
+def call(pattern, q, k, v, layout, cache, backend="triton"):
     scale = q.shape[-1] ** -0.5
     budget = Budget(top_p=0.7, floor=0.0)
-    plan = svg2.plan(make_call(q, k, v, layout, cache=cache, backend=backend), budget)
+    plan = PATTERNS[pattern].plan(make_call(q, k, v, layout, cache=cache, backend=backend), budget)
     return plan, executor.execute(q, k, v, plan, scale=scale, backend=backend)
 
 
+@by_content
 @pytest.mark.parametrize("dim", [64, 128])
 @pytest.mark.parametrize("batch", [1, 2])
-def test_same_plan_same_answer(batch, dim):
+def test_same_plan_same_answer(pattern, batch, dim):
     layout = TokenLayout((7, 30, 31), prefix=77, suffix=5)
     q, k, v = (tokens(batch, layout, 3, dim, seed) for seed in (0, 0, 2))
-    plan, out = call(q, k, v, layout, TensorCache())
+    plan, out = call(pattern, q, k, v, layout, TensorCache())
     scale = dim**-0.5
     exact = executor.execute(q.float(), k.float(), v.float(), plan, scale=scale, backend="reference")
     rounded = executor.execute(q, k, v, plan, scale=scale, backend="reference")
@@ -47,10 +49,11 @@ def test_same_plan_same_answer(batch, dim):
     assert 0.02 < plan.density().item() < 0.9
 
 
-def test_no_host_sync(monkeypatch):
+@by_content
+def test_no_host_sync(monkeypatch, pattern):
     """The very call that a user's model makes, statistics included."""
     outside_comfyui(monkeypatch)
-    layout, run = TokenLayout((9, 40, 40), prefix=100), make_run()
+    layout, run = TokenLayout((9, 40, 40), prefix=100), make_run(pattern=pattern)
     q, k, v = (tokens(2, layout, 4, 128, seed).transpose(1, 2).flatten(2) for seed in range(3))
     evaluate(run, layout, q, k, v, heads=4)  # compiles
     torch.cuda.synchronize()
@@ -67,22 +70,24 @@ def test_no_host_sync(monkeypatch):
     assert 0 < summary.plan_share < 1
 
 
-def test_peak_memory_at_720p():
+@by_content
+def test_peak_memory_at_720p(pattern):
     layout = TokenLayout((21, 45, 80))
     q, k, v = (tokens(1, layout, 40, 128, seed) for seed in range(3))
     cache = TensorCache()
-    call(q, k, v, layout, cache)
+    call(pattern, q, k, v, layout, cache)
     torch.cuda.synchronize()
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats()
     before = torch.cuda.memory_allocated()
-    call(q, k, v, layout, cache)
+    call(pattern, q, k, v, layout, cache)
     extra = torch.cuda.max_memory_allocated() - before
     assert extra <= 2 * 3 * q.numel() * q.element_size()
 
 
-def test_runs_are_equal():
+@by_content
+def test_runs_are_equal(pattern):
     layout = TokenLayout((9, 40, 40))
     q, k, v = (tokens(1, layout, 4, 128, seed) for seed in range(3))
-    outs = [call(q, k, v, layout, TensorCache())[1] for _ in range(2)]
+    outs = [call(pattern, q, k, v, layout, TensorCache())[1] for _ in range(2)]
     assert torch.equal(*outs)

@@ -24,6 +24,7 @@ from triton.runtime import JITFunction, driver
 
 from dit_accel.kernels import kmeans, registry
 from dit_accel.kernels.attention_configs import FORMATS, reads_tall_chunks
+from dit_accel.kernels.axis_tree import tree_order
 from dit_accel.kernels.block_mean import block_mean
 from dit_accel.kernels.block_sparse_attention import Tail, block_sparse_attention
 from dit_accel.kernels.compensation_error import log_compensation_error
@@ -104,6 +105,13 @@ def call_attention(
         scores, sizes = torch.zeros(1, 2, 16, blocks), torch.ones(1, 2, blocks, dtype=torch.int32)
         for top_p in (0.9, torch.ones(2)):
             select_blocks(scores, sizes, top_p=top_p, floor=0.1, max_density=0.5, backend="triton")
+
+
+def call_trees(dtype: torch.dtype, dim: int) -> None:
+    """Trees of both block sizes, with large nodes and small ones."""
+    video = torch.zeros(1, 1100, 2, dim, dtype=dtype).transpose(1, 2)
+    for size in (128, 64):
+        tree_order(video, torch.zeros(1, 2, dim, dim), size, backend="triton")
 
 
 def call_linear(dtype: torch.dtype) -> None:
@@ -188,6 +196,7 @@ if __name__ == "__main__":
             for (lse, tail, formats), tall in itertools.product(variants, heights):
                 compiled.clear()
                 call_attention(dtype, dim, lse, tail, tall, formats)
+                call_trees(dtype, dim)
                 call_linear(dtype)
                 keys, values = (FORMAT_NAMES[name] for name in formats or (None, None))
                 for kernel in compiled:

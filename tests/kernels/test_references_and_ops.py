@@ -5,6 +5,7 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from dit_accel.kernels import gather, kmeans, rowwise  # noqa: F401 - registers its operators
+from dit_accel.kernels.axis_tree import tree_order
 from dit_accel.kernels.block_mean import block_mean
 from dit_accel.kernels.block_sparse_attention import block_sparse_attention
 from dit_accel.kernels.group import group
@@ -41,11 +42,12 @@ def test_the_reference_has_static_shapes_and_no_square_tensor(return_lse):
             )
             centroids = q[:, :, :1000]
             group(kmeans.assign(q, centroids, backend="reference"), 1000, backend="reference")
+            leaves = tree_order(q, torch.empty(1, heads, 128, 128), 1024, backend="reference")
             block_mean(q, order, offsets[1000], index, empty=centroids, backend="reference")
             scores, sizes = torch.empty(1, heads, 300, 1000), offsets[1000][None].diff(dim=-1)
             select_blocks(scores, sizes, top_p=0.9, floor=0, max_density=1, backend="reference")
             row_attention(q[:, :, :64], k, v, scale=0.1, backend="reference")
-    assert out.shape == q.shape
+    assert out.shape == q.shape and leaves.shape == (1, heads, tokens)
     assert (lse is not None) == return_lse
     assert memory.peak < tokens**2 * 4
 
@@ -98,6 +100,8 @@ def test_custom_ops_keep_their_promises(make_problem):
         "attend_chunks": (problem.q, keys, values, *queries, entries, counts, 0.1, True),
         "attend_chunks with a tail": (problem.q, keys, values, *queries, entries, counts, 0.1, True, *pooled),
         "kmeans_assign": (problem.q, tokens, tokens.square().sum(-1) / 2),
+        "tree_order": (problem.q, torch.eye(64).repeat(1, 2, 1, 1), 16),
+        "tree_order of one leaf": (problem.q, torch.eye(64).repeat(1, 2, 1, 1), 64),
         "group": (torch.randint(4, (1, 2, 33), dtype=torch.int32), 4),
         "block_mean": (problem.q, *order, tokens),
         "select_blocks": selection,

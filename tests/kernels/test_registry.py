@@ -102,7 +102,7 @@ def test_an_unlisted_chip_gets_the_row_of_its_nearest_older_relative(name, expec
 
 def test_the_pack_loaded_twice_registers_its_ops_once():
     """As ComfyUI does: by path, under another name, while the installed pack is in use."""
-    from dit_accel.kernels import gather, kmeans, top_p
+    from dit_accel.kernels import axis_tree, gather, kmeans, top_p
 
     root = Path(registry.__file__).parents[1]
     spec = importlib.util.spec_from_file_location(
@@ -115,6 +115,7 @@ def test_the_pack_loaded_twice_registers_its_ops_once():
             (gather, "_gather_op"),
             (gather, "_lists_op"),
             (kmeans, "_assign_op"),
+            (axis_tree, "_order_op"),
             (top_p, "_select_op"),
         ):
             name = module.__name__.rsplit(".", 1)[1]

@@ -125,14 +125,14 @@ def test_8_bits(make_problem, described, nan_in_fresh_memory, formats, tail, dim
     torch.testing.assert_close(lse, expected_lse, atol=5e-3, rtol=0)
 
 
-@pytest.mark.parametrize("pattern", ["window", "radial", "svg1", "pooled"])
+@pytest.mark.parametrize("pattern", ["window", "radial", "svg1", "pooled", "tree"])
 @pytest.mark.parametrize("formats", [None, Formats(INT8, FP8)], ids=["16", "8"])
 @pytest.mark.parametrize(
     ("batch", "layout"),
     [(1, TokenLayout((4, 20, 20), prefix=13)), (2, TokenLayout((4, 20, 20)))],
     ids=["prefix", "batch"],
 )
-def test_static_patterns(described, pattern, formats, batch, layout):
+def test_patterns_whose_blocks_the_host_knows(described, pattern, formats, batch, layout):
     random = torch.Generator().manual_seed(0)
     q, k, v = (torch.randn(batch, 1, layout.total, 64, generator=random) for _ in range(3))
     call = make_call(q, k, v, layout)

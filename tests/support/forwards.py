@@ -13,10 +13,10 @@ from dit_accel.accel.comfy.forward import FORWARD_KEY, Forward
 from dit_accel.accel.comfy.override import attention_override
 
 
-def make_run(fallback: str = "error") -> Run:
+def make_run(fallback: str = "error", pattern: str = "svg2") -> Run:
     """A run at 70 % of the attention mass; by default one that never falls back."""
     budget = Budget(top_p=0.7, floor=0.0)
-    return Run(Settings(fallback=fallback, budget=budget), budget, SigmaWindow(), "stand-in")
+    return Run(Settings(pattern=pattern, fallback=fallback, budget=budget), budget, SigmaWindow(), "stand-in")
 
 
 def make_forward(run: Run, layout: TokenLayout, branches: tuple = ("a", "b"), previous=None) -> Forward:

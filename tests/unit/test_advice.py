@@ -95,6 +95,7 @@ def test_a_run_without_reproach_gets_no_advice():
             run(plan_share=0.4),
             run(plan_share=0.3),
         ),
+        ("the pattern pooled plans", run(plan_share=0.4, pattern="tree"), run(plan_share=0.3, pattern="tree")),
         ("radial and window plan", run(plan_share=0.4, pattern="pooled"), run(plan_share=0.4, pattern="radial")),
         (
             "the guard stepped in 2 times (first: layer 3 raised to 0.95): if it does in every run, raise top_p",

@@ -26,6 +26,7 @@ EXPECTED = {
     "radial": {"map", "orders", "means", "rest"},
     "window": {"map", "orders", "means", "rest"},
     "pooled": {"means", "map", "orders", "tail", "rest"},
+    "tree": {"weights", "trees", "means", "map", "tail", "rest"},
 }
 
 

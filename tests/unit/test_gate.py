@@ -3,6 +3,7 @@
 import json
 import logging
 import sys
+from itertools import pairwise
 from types import SimpleNamespace
 
 import pytest
@@ -18,8 +19,11 @@ from dit_accel.accel.attention.costs import (
     attend_work,
     break_even,
     dense_work,
+    plan_work,
     predicted_costs,
     sparse_work,
+    tree_depth,
+    tree_samples,
 )
 from dit_accel.accel.attention.layout import TokenLayout
 from dit_accel.accel.attention.planners import PATTERNS
@@ -30,6 +34,7 @@ from dit_accel.accel.cli.main import main
 from dit_accel.accel.comfy import models, override
 from dit_accel.accel.comfy.patch import Patch
 from dit_accel.kernels import registry
+from dit_accel.kernels.axis_tree import SAMPLES, levels
 from dit_accel.tests.support.forwards import make_forward, make_run, outside_comfyui
 
 SVG2 = PATTERNS["svg2"].planning
@@ -125,6 +130,24 @@ def test_static_patterns_plan_next_to_nothing():
     static, clusters = (sparse_work(size, PATTERNS[name].planning, 0.0, 16, 2) for name in ("radial", "svg2"))
     assert static.assign == static.rounds == 0
     assert static.milliseconds(costs) < clusters.milliseconds(costs) / 3
+
+
+@pytest.mark.parametrize(
+    ("tokens", "query", "key"), [(8_640, 128, 64), (75_600, 128, 64), (119_056, 128, 64), (400, 32, 16)]
+)
+def test_trees_are_counted_node_by_node(tokens, query, key):
+    """Their blocks fill tiles, and a later step plans no faster than the first."""
+    planning = PATTERNS["tree"].planning
+    for block, count in zip((query, key), planning.blocks(tokens), strict=True):
+        leaves, depth = levels(tokens, block)
+        assert (count, tree_depth(count)) == (leaves, depth)
+        sampled = 0
+        for level in range(depth):
+            ends = [min((node * leaves >> level) * block, tokens) for node in range((1 << level) + 1)]
+            sampled += sum(min(SAMPLES, end - begin) for begin, end in pairwise(ends))
+        assert tree_samples(tokens, count) == pytest.approx(sampled, rel=0.03)
+    assert planning.padding(tokens) == 1
+    assert plan_work(video_size(tokens), planning, 2) == plan_work(video_size(tokens), planning, 8)
 
 
 def timings(costs: Terms, noise: float = 0.0) -> list[bench.Timing]:

@@ -21,6 +21,7 @@ from dit_accel.accel.attention.observer import CANDIDATES, Observer
 from dit_accel.accel.attention.planners import PATTERNS
 from dit_accel.accel.attention.state import StaticPlans, TensorCache
 from dit_accel.kernels import (
+    axis_tree,
     block_mean,
     block_sparse_attention,
     compensation_error,
@@ -56,6 +57,7 @@ def launchers(monkeypatch):
     monkeypatch.setattr(registry, "architecture", lambda device: "sm_90")
     opened = {
         (kmeans, "_assign_op"): ("triton_kmeans", "launch_assign", "_assign"),
+        (axis_tree, "_order_op"): ("triton_axis_tree", "launch", "_axes", "_scores", "_halve"),
         (block_mean, "_mean_op"): ("triton_block_mean", "launch", "_mean"),
         (top_p, "_select_op"): ("triton_top_p", "launch_select", "_select"),
         (gather, "_gather_op"): ("triton_gather", "launch_gather", "_gather"),
@@ -115,9 +117,9 @@ def test_memory_and_shapes_at_full_size(launchers, static_maps_are_real, formats
                 statistics.record(plan, Stopwatch(torch.device("cpu")), "triton")
         assert out.shape == q.shape
         assert out.dtype == q.dtype
-        blocks = {"svg2": (296, 995), "svg_ear": (296, 995)}.get(pattern)
+        blocks = {"svg2": (296, 995), "svg_ear": (296, 995), "tree": (1 + 591, 1 + 1182)}.get(pattern)
         assert blocks is None or plan.keep.shape == (1, HEADS, *blocks)
-        assert len(set(launchers)) == {"svg2": 7, "svg_ear": 8}.get(pattern, 5)
+        assert len(set(launchers)) == {"svg2": 7, "svg_ear": 8, "tree": 6}.get(pattern, 5)
         print(f"\npeak {memory.peak / 2**30:.2f} GiB beside {inputs / 2**30:.2f} GiB of q, k, v")
         copies = 2 if formats is None else 1 if formats.values else 1.5
         assert memory.peak >= copies * inputs / 3, "the gathered keys and values were not seen"
@@ -170,6 +172,7 @@ CALL_PATH = [
             "spending.py",
             "state.py",
             "static.py",
+            "trees.py",
         )
     ),
     *sorted((ROOT / "accel" / "attention" / "planners").glob("*.py")),

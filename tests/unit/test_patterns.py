@@ -13,7 +13,7 @@ from dit_accel.tests.support.calls import make_call
 from dit_accel.tests.support.oracle import attention_of_plan, members
 
 STATIC = tuple(name for name, pattern in PATTERNS.items() if pattern.static)
-TAILED = ("svg_ear", "pooled")
+TAILED = ("svg_ear", "tree", "pooled")
 GRID = (5, 7, 11)
 LAYOUTS = [
     pytest.param(TokenLayout(GRID), id="video alone"),

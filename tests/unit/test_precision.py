@@ -75,7 +75,7 @@ def test_what_dropped_mass_costs_was_measured():
     """The number of each pattern is at most what the published table says, in the mean over the calls."""
     rows = json.loads((TESTS / "bench" / "results" / "quality_cpu.json").read_text("utf-8"))["rows"]
     for name, pattern in PATTERNS.items():
-        tail = name in ("svg_ear", "pooled")
+        tail = name in ("svg_ear", "tree", "pooled")
         mine = [row for row in rows if row["source"].split()[0] == name and row["tail"] == tail]
         ratios = []
         for key in {(row["source"], row["asked_density"]) for row in mine}:

@@ -38,6 +38,7 @@ def test_the_page_shows_the_quality_tables(name):
     rows = rows_of(name)
     assert bench_quality.show(rows, densities(rows)) in PAGE
     assert bench_quality.show_mass(rows, densities(rows)) in PAGE
+    assert bench_quality.show_products(rows, densities(rows)) in PAGE
     for line in bench_quality.worse_with_tail(rows):
         assert line in PAGE
 
@@ -70,6 +71,18 @@ def test_bars_of_the_clustered_patterns(video_model):
     assert error(video_model, "svg2", False) <= 0.9 * raster
     assert error(video_model, "svg_ear", True) <= 0.8 * raster
     assert error(video_model, "svg_ear", True) <= error(video_model, "sol_attn", True)
+
+
+def test_a_tree_wins_by_full_tiles(video_model):
+    def products(source, density):
+        rows = [row for row in video_model if (row["source"], row["asked_density"]) == (source, density)]
+        return sum(row["products"] for row in rows) / len(rows)
+
+    assert products("svg2", 0.2) == pytest.approx(products("tree", 0.5) * 0.48 / 0.5, rel=0.02)
+    half = bench_quality.mean_error(video_model, "svg2", True, 0.2) / 2
+    assert bench_quality.mean_error(video_model, "tree", True, 0.5) < half
+    assert error(video_model, "tree", True) < 0.75 * error(video_model, "sol_attn", True)
+    assert error(video_model, "tree", True) < 0.75 * error(video_model, "pooled cube", True)
 
 
 @pytest.mark.parametrize("name", ["quality_cpu.json", "quality_lightglue_cpu.json"])

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from dit_accel.accel.attention import costs
 from dit_accel.accel.attention.costs import Size, dense_work, plan_work, predicted_costs
 from dit_accel.accel.attention.planners import PATTERNS
 from dit_accel.accel.bench import roofline
@@ -51,6 +52,7 @@ def test_page_and_gate_count_the_same_work(model):
     assert work["compensation error"].half == pytest.approx(
         plan_work(size, PATTERNS["svg_ear"].planning, 0).assign, rel=1e-9
     )
+    assert work["axis trees, Q and K"].half == pytest.approx(plan_work(size, PATTERNS["tree"].planning, 0).assign)
     expected = work["dense attention"].bounds(RTX_4090, at_peak=False)["matrix"]
     assert expected == pytest.approx(dense_work(size).milliseconds(predicted_costs("sm_89")), rel=1e-6)
 
@@ -69,6 +71,21 @@ def test_attention_by_hand():
     gather = work["gather, K and V"]
     assert gather.bytes == pytest.approx(2 * 0.7741 * (1 + 1.1052) + 2 * 0.0121, rel=0.001)
     assert roofline.milliseconds(gather, H200, at_peak=True) == pytest.approx(gather.bytes / 4.8)
+
+
+def test_trees_by_hand():
+    work = roofline.kernels(WAN)
+    # 591 and 1182 leaves: 10 and 11 levels, in the first eight of which a node looks at 512 of its tokens.
+    assert costs.tree_depth(591) == 10 and costs.tree_depth(1182) == 11
+    sampled = 2 * 512 * (2**8 - 1) + 5 * 75_600
+    assert work["axis trees, Q and K"].half == pytest.approx(2e-12 * 40 * sampled * 128**2)
+    # Full blocks: 117.06 TFLOP x (density 0.3, and a mean for each 64 keys of the rest).
+    full = work["sparse attention, full blocks, 16 bits"]
+    assert full.half == pytest.approx(117.06 * (0.3 + 0.7 / 64), rel=0.001)
+    assert work["sparse attention, full blocks, INT8 and FP8"].matrix == pytest.approx(full.half)
+    # Far less is multiplied than with clusters, and trees cost less than a round of k-means.
+    assert full.half < 0.77 * work["sparse attention, 16 bits"].half
+    assert work["axis trees, Q and K"].half < work["k-means assign, Q and K, a round"].half
 
 
 def test_linear_attention_by_hand():

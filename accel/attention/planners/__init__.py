@@ -9,7 +9,7 @@ from ..call import AttentionCall
 from ..costs import Planning
 from ..plan import SparsePlan
 from ..spending import Spending
-from . import pooled, radial, svg1, svg2, svg_ear, window
+from . import pooled, radial, svg1, svg2, svg_ear, tree, window
 
 
 class Pattern(NamedTuple):
@@ -32,6 +32,7 @@ PATTERNS = {
         error_of_dropped_mass=0.2,
         planning=Planning(clusters=True, means=2, probe=True, tail=True),
     ),
+    "tree": Pattern(tree.plan, error_of_dropped_mass=0.3, planning=Planning(trees=True, means=3, tail=True)),
     "svg1": Pattern(svg1.plan, static=True),
     "radial": Pattern(radial.plan, static=True),
     "window": Pattern(window.plan, token_order=True, static=True),

@@ -23,6 +23,12 @@ def plan(call: AttentionCall, budget: Spending) -> SparsePlan:
     """Blocks by call.token_order (auto: cube), kept by the mass that their means promise; with a tail."""
     shared = call.static.get(("pooled", call.layout, call.token_order, call.q.device), lambda: _orders(call))
     queries, keys = (replace(order, index=order.index.expand(call.q.shape[:2])) for order in shared)
+    return plan_by_means(call, budget, queries, keys)
+
+
+def plan_by_means(call: AttentionCall, budget: Spending, queries: BlockOrder, keys: BlockOrder) -> SparsePlan:
+    """Keeps of these blocks, the first of which holds the tokens that are not video, those that hold the mass
+    budget.top_p by an estimate of the blocks' means, which are the tail."""
     key_means = means(call.k, keys, call.backend)
     query_means = means(call.q, queries, call.backend)
     sizes = keys.sizes()[:, :, 1:]

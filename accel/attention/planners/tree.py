@@ -1,0 +1,19 @@
+"""tree: blocks of like tokens that are all full; their means say what to keep, and stand in for what is not kept.
+
+As pooled, but a block is a leaf of a principal axis tree over a head's queries or keys (trees.py), not a piece of the
+picture; as svg2, but no tile of the attention kernel is multiplied in part only. Nothing is remembered between steps.
+"""
+
+from __future__ import annotations
+
+from ..call import AttentionCall
+from ..plan import SparsePlan
+from ..spending import Spending
+from ..trees import tree_blocks
+from .pooled import plan_by_means
+
+
+def plan(call: AttentionCall, budget: Spending) -> SparsePlan:
+    """Leaves of 128 queries and 64 keys, less in short videos, kept by the mass that their means promise; with a
+    tail."""
+    return plan_by_means(call, budget, *call.once("tree", lambda: tree_blocks(call)))

@@ -1,0 +1,90 @@
+"""Tokens in an order in which every few consecutive ones are alike: a principal axis tree of many short problems at
+once, one per (batch, head).
+
+A node's tokens are split in two along the axis on which they differ most (Sproull, "Refinements to nearest-neighbor
+searching in k-dimensional trees", Algorithmica 6, 1991), down to leaves of a given size. Unlike the clusters of k-means
+all leaves are full, so that tiles of the attention kernel are, too. Differences are weighed: what nobody asks for does
+not count.
+"""
+
+import torch
+from torch import Tensor
+
+from . import registry
+
+SAMPLES = 512  # tokens of a node, at most, that its axis is found from
+ROUNDS = 3  # of power iteration
+
+
+def tree_order(x: Tensor, weight: Tensor, size: int, *, backend: str) -> Tensor:
+    """The leaves of the tree one after the other: int32 [B, H, N], position -> token; each `size` positions are a leaf,
+    the last one may be short.
+
+    x: [B, H, N, D], any strides with D dense; weight: fp32 [B, H, D, D], symmetric: a difference d of two tokens counts
+    as much as d . weight d. size: a power of two.
+
+    Node i of level l has the leaves i L >> l to (i + 1) L >> l of all L: sizes in a level differ by one leaf at most.
+    Of equal tokens the first stay first, and equal inputs give equal results.
+    """
+    return {"triton": _order_op, "reference": _order_reference}[backend](x, weight, size)
+
+
+def levels(tokens: int, size: int) -> tuple[int, int]:
+    """Leaves of a tree, and how often its root must be halved until every node is a leaf at most."""
+    leaves = -(-tokens // size)
+    return leaves, (leaves - 1).bit_length()
+
+
+def _order_reference(x: Tensor, weight: Tensor, size: int) -> Tensor:
+    batch, heads, tokens, _ = x.shape
+    leaves, depth = levels(tokens, size)
+    order = torch.arange(tokens, device=x.device).expand(batch, heads, tokens)
+    for level in range(depth):
+        parts = []
+        for node in range(1 << level):
+            begin, middle, end = ((k * leaves >> level + 1) * size for k in range(2 * node, 2 * node + 3))
+            parts += _split(x, order[:, :, begin:end], weight, min(middle, tokens) - begin)
+        order = torch.cat(parts, dim=2)
+    return order.int()
+
+
+def _split(x: Tensor, members: Tensor, weight: Tensor, left: int) -> tuple[Tensor, Tensor]:
+    """The `left` tokens of members [B, H, n] that lie lowest on their axis, and the others."""
+    rows = _rows(x, members)
+    ranks = (rows * principal_axis(rows, weight)[:, :, None]).sum(-1).argsort(dim=2, stable=True).argsort(dim=2)
+    # Both halves keep the order that they had.
+    places = (ranks >= left).to(torch.uint8).argsort(dim=2, stable=True)
+    halves = members.gather(2, places)
+    return halves[:, :, :left], halves[:, :, left:]
+
+
+def principal_axis(rows: Tensor, weight: Tensor) -> Tensor:
+    """The axis fp32 [B, H, D], of any length, along which the tokens rows [B, H, n, D], fp32, differ most by the
+    weight: of at most SAMPLES of them, spread evenly, by ROUNDS of power iteration; zeros where they do not differ."""
+    count = rows.shape[2]
+    used = min(count, SAMPLES)
+    rows = rows[:, :, torch.arange(used, device=rows.device) * count // max(used, 1)]
+    rows = rows - rows.mean(2, keepdim=True)
+    differences = rows.mT @ rows
+    widest = differences.diagonal(dim1=2, dim2=3).argmax(-1)
+    axis = differences.gather(3, widest[:, :, None, None].expand(*differences.shape[:3], 1))
+    for _ in range(ROUNDS):
+        axis = weight @ (differences @ axis)
+        length = axis.abs().amax(2, keepdim=True)
+        axis = axis / length.where(length > 0, 1)
+    return axis.squeeze(-1)
+
+
+def _rows(x: Tensor, members: Tensor) -> Tensor:
+    return x.gather(2, members[..., None].expand(-1, -1, -1, x.shape[3])).float()
+
+
+def _order_fake(x: Tensor, weight: Tensor, size: int) -> Tensor:
+    return x.new_empty(x.shape[:3], dtype=torch.int32)
+
+
+@registry.custom_op("tree_order", _order_fake)
+def _order_op(x: Tensor, weight: Tensor, size: int) -> Tensor:
+    from .triton_axis_tree import launch
+
+    return launch(x, weight, size)
