@@ -69,7 +69,7 @@ def compile_only(self, *args, grid, warmup, **kwargs):
 def call_attention(
     dtype: torch.dtype, dim: int, lse: bool, with_tail: bool, tall: bool, formats: Formats | None
 ) -> None:
-    """Each operation of attention and planning once; sizes at which strides and addresses align as at real ones."""
+    """Each operation of a run's attention and planning once; strides and addresses align as at real sizes."""
     q, k, v = (torch.zeros(1, 64, 2, dim, dtype=dtype).transpose(1, 2) for _ in range(3))
     tokens = torch.arange(64, dtype=torch.int32)[None]
     offsets = torch.tensor([[0, 16, 32, 64]], dtype=torch.int32)
@@ -94,17 +94,27 @@ def call_attention(
     )
     centroids = k[:, :, :16].contiguous()
     kmeans.assign(q, centroids, backend="triton")
-    for clusters in (1000, 4000):
-        group(torch.zeros(1, 2, 64, dtype=torch.int32), clusters, backend="triton")
+    group(torch.zeros(1, 2, 64, dtype=torch.int32), 1000, backend="triton")
     block_mean(q, tokens, offsets, index, backend="triton")
     means = k[:, :, :3].contiguous()
     log_compensation_error(centroids, k, v, tokens, offsets, index, means, means, scale=1.0, backend="triton")
-    for rows in (16, 32, 64):
+    row_attention(q[:, :, :16], k, v, scale=1.0, backend="triton")
+    call_select(1000, 0.9)
+
+
+def call_select(blocks: int, top_p: float | torch.Tensor) -> None:
+    scores, sizes = torch.zeros(1, 2, 16, blocks), torch.ones(1, 2, blocks, dtype=torch.int32)
+    select_blocks(scores, sizes, top_p=top_p, floor=0.1, max_density=0.5, backend="triton")
+
+
+def call_others(dtype: torch.dtype, dim: int) -> None:
+    """What only some runs launch: for very long videos, for profiles, and for recording."""
+    group(torch.zeros(1, 2, 64, dtype=torch.int32), 4000, backend="triton")
+    q, k, v = (torch.zeros(1, 64, 2, dim, dtype=dtype).transpose(1, 2) for _ in range(3))
+    for rows in (32, 64):
         row_attention(q[:, :, :rows], k, v, scale=1.0, backend="triton")
-    for blocks in (1000, 16_384):
-        scores, sizes = torch.zeros(1, 2, 16, blocks), torch.ones(1, 2, blocks, dtype=torch.int32)
-        for top_p in (0.9, torch.ones(2)):
-            select_blocks(scores, sizes, top_p=top_p, floor=0.1, max_density=0.5, backend="triton")
+    for blocks, top_p in ((1000, torch.ones(2)), (16_384, 0.9), (16_384, torch.ones(2))):
+        call_select(blocks, top_p)
 
 
 def call_trees(dtype: torch.dtype, dim: int) -> None:
@@ -197,6 +207,7 @@ if __name__ == "__main__":
                 compiled.clear()
                 call_attention(dtype, dim, lse, tail, tall, formats)
                 call_trees(dtype, dim)
+                call_others(dtype, dim)
                 call_linear(dtype)
                 keys, values = (FORMAT_NAMES[name] for name in formats or (None, None))
                 for kernel in compiled:
