@@ -32,7 +32,12 @@ def tree_order(x: Tensor, weight: Tensor, size: int, *, backend: str) -> Tensor:
 def levels(tokens: int, size: int) -> tuple[int, int]:
     """Leaves of a tree, and how often its root must be halved until every node is a leaf at most."""
     leaves = -(-tokens // size)
-    return leaves, (leaves - 1).bit_length()
+    return leaves, tree_depth(leaves)
+
+
+def tree_depth(leaves: int) -> int:
+    """How often a tree of so many leaves is halved."""
+    return (leaves - 1).bit_length()
 
 
 def _order_reference(x: Tensor, weight: Tensor, size: int) -> Tensor:
@@ -50,7 +55,7 @@ def _order_reference(x: Tensor, weight: Tensor, size: int) -> Tensor:
 
 def _split(x: Tensor, members: Tensor, weight: Tensor, left: int) -> tuple[Tensor, Tensor]:
     """The `left` tokens of members [B, H, n] that lie lowest on their axis, and the others."""
-    rows = _rows(x, members)
+    rows = x.gather(2, members[..., None].expand(-1, -1, -1, x.shape[3])).float()
     ranks = (rows * principal_axis(rows, weight)[:, :, None]).sum(-1).argsort(dim=2, stable=True).argsort(dim=2)
     # Both halves keep the order that they had.
     places = (ranks >= left).to(torch.uint8).argsort(dim=2, stable=True)
@@ -63,7 +68,7 @@ def principal_axis(rows: Tensor, weight: Tensor) -> Tensor:
     weight: of at most SAMPLES of them, spread evenly, by ROUNDS of power iteration; zeros where they do not differ."""
     count = rows.shape[2]
     used = min(count, SAMPLES)
-    rows = rows[:, :, torch.arange(used, device=rows.device) * count // max(used, 1)]
+    rows = rows[:, :, torch.arange(used, device=rows.device) * count // used]
     rows = rows - rows.mean(2, keepdim=True)
     differences = rows.mT @ rows
     widest = differences.diagonal(dim1=2, dim2=3).argmax(-1)
@@ -73,10 +78,6 @@ def principal_axis(rows: Tensor, weight: Tensor) -> Tensor:
         length = axis.abs().amax(2, keepdim=True)
         axis = axis / length.where(length > 0, 1)
     return axis.squeeze(-1)
-
-
-def _rows(x: Tensor, members: Tensor) -> Tensor:
-    return x.gather(2, members[..., None].expand(-1, -1, -1, x.shape[3])).float()
 
 
 def _order_fake(x: Tensor, weight: Tensor, size: int) -> Tensor:

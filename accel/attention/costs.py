@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from ...kernels import registry
 from ...kernels.attention_configs import FORMATS
-from ...kernels.axis_tree import SAMPLES
+from ...kernels.axis_tree import SAMPLES, tree_depth
 from ...kernels.gather import CHUNK
 from ...kernels.quantise import FP8, INT8
 from .blocks import block_sizes
@@ -119,11 +119,6 @@ def plan_work(size: Size, planning: Planning, rounds: int) -> Terms:
             traffic += sampled / size.video + tree_depth(leaves)
             rounds += LEVEL * tree_depth(leaves)
     return Terms(assign=assign, traffic=traffic * size.tensor, rounds=rounds)
-
-
-def tree_depth(leaves: int) -> int:
-    """Levels of a principal axis tree."""
-    return (leaves - 1).bit_length()
 
 
 def tree_samples(tokens: int, leaves: int) -> int:

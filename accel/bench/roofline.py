@@ -8,13 +8,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from ...kernels.axis_tree import ROUNDS
+from ...kernels.axis_tree import ROUNDS, tree_depth
 from ...kernels.gather import CHUNK, TALL
 from ...kernels.quantise import SHIFT_STRIDE
 from ...kernels.relu_linear_attention import PART
 from ..attention.cards import H200, RTX_4090, RTX_5090, Card
 from ..attention.clusters import WARM_ITERATIONS
-from ..attention.costs import BANDWIDTH_EFFICIENCY, SPARSE_EFFICIENCY, TILE, Planning, tree_depth, tree_samples
+from ..attention.costs import BANDWIDTH_EFFICIENCY, SPARSE_EFFICIENCY, TILE, Planning, tree_samples
 
 DIM = 128
 DENSITY = 0.3

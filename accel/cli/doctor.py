@@ -3,32 +3,31 @@
 from __future__ import annotations
 
 import argparse
-import importlib.metadata
 import platform
 import re
 import sys
 from pathlib import Path
 
 from ..comfy.server import find_comfyui, missing_comfyui
+from . import versions
 from .table import table
 
 PACK = Path(__file__).parents[2]
-TRITONS = ("triton", "triton-windows", "pytorch-triton-rocm", "triton-rocm")
 
 
 def run(options: argparse.Namespace) -> int:
     """Prints the report; always 0, since nothing that it can find is an error."""
     facts = [
-        ("pack", f"{PACK} (version {_version('dit-accel') or 'not installed with pip'})"),
+        ("pack", f"{PACK} (version {versions.version('dit-accel') or 'not installed with pip'})"),
         ("python", f"{platform.python_version()}, {sys.executable}"),
-        ("torch", _version("torch") or "not installed: ComfyUI's requirements bring it"),
+        ("torch", versions.version("torch") or "not installed: ComfyUI's requirements bring it"),
         ("triton", _triton()),
         *_torch_facts(),
         *_comfyui_facts(),
     ]
     width = max(len(name) for name, _ in facts)
     lines = [f"{name:<{width}}  {value}" for name, value in facts]
-    if _version("torch"):
+    if versions.version("torch"):
         lines += ["", _operations(), "", _compute()]
     print("\n".join(lines))
     return 0
@@ -41,20 +40,13 @@ def comfyui_version(comfyui: Path) -> str:
     return match[1] if match else "unknown version"
 
 
-def _version(distribution: str) -> str | None:
-    try:
-        return importlib.metadata.version(distribution)
-    except importlib.metadata.PackageNotFoundError:
-        return None
-
-
 def _triton() -> str:
-    found = ((name, _version(name)) for name in TRITONS)
-    return next((f"{version} ({name})" for name, version in found if version), "not installed")
+    found = versions.triton()
+    return "not installed" if found is None else "{} ({})".format(*found)
 
 
 def _torch_facts() -> list[tuple[str, str]]:
-    if not _version("torch"):
+    if not versions.version("torch"):
         return [(name, "unknown without torch") for name in ("C compiler", "Python.h", "GPU")]
     from ...kernels import registry
 

@@ -2,38 +2,29 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import platform
 import subprocess
 
 import torch
 
 from ..version import PACK_VERSION
+from . import versions
 
 
 def machine(no_kernel_because: str) -> dict[str, str | None]:
     """The device, the software, and why no kernel can run ("" if one can). driver: NVIDIA's; None where there is none
     or where nvidia-smi cannot say."""
     gpu = torch.cuda.is_available()
+    triton = versions.triton()
     return {
         "device": torch.cuda.get_device_name() if gpu else f"CPU, {torch.get_num_threads()} threads",
         "platform": platform.platform(),
         "torch": torch.__version__,
-        "triton": _triton(),
+        "triton": triton and triton[0],
         "driver": _driver() if gpu else None,
         "pack": PACK_VERSION,
         "no_kernel_because": no_kernel_because or None,
     }
-
-
-def _triton() -> str | None:
-    # Not imported: that is slow, and on Windows its distribution has another name.
-    for distribution in ("triton", "triton-windows", "pytorch-triton-rocm"):
-        try:
-            return importlib.metadata.version(distribution)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return None
 
 
 def _driver() -> str | None:

@@ -93,6 +93,7 @@ SKIPPED = {
 }
 WHOLE = "svg2, 16-bit: whole call"
 EXECUTOR = "svg2, 16-bit executor"
+CLIP = "projections of a drawn clip"
 
 
 @pytest.mark.parametrize(
@@ -109,7 +110,9 @@ EXECUTOR = "svg2, 16-bit executor"
         ("attention", each("svg2", valid=False, remark="failed: x"), EXECUTOR, "open", "svg2, 16-bit: failed: x"),
         ("attention", each(machine="NVIDIA H100; torch"), EXECUTOR, "open", "measured on NVIDIA H100"),
         ("attention", each(heads=12), EXECUTOR, "open", "measured at 75,600 x 12 x 128 instead of 75,600 x 40 x 128"),
-        ("attention", each(inputs="projections of a drawn clip"), "svg2: whole call against sol", "open", "captures"),
+        ("attention", each(inputs=CLIP), "svg2: whole call against sol", "open", "not measured on captures"),
+        ("attention", each(inputs=CLIP), EXECUTOR, "open", "not measured on captures"),
+        ("planning", each(inputs=CLIP), "svg_ear: planning and", "open", "not measured on captures"),
         ("attention", each("sol_attn", kernel_ms=0.5), "svg2: whole call against sol", "not met", ""),
         ("attention", each("sol_attn", error=9.0), "svg2: whole call against sol", "open", "lies outside of svg2's"),
         ("attention", each("sol_attn", valid=False, remark="skipped: y"), "tree: whole call against", "open", "y"),
@@ -154,6 +157,15 @@ def test_a_bar_that_is_missed_stays_so_whatever_else_is_missing(tables):
     each("flash-attn 3", **SKIPPED)(tables["attention"])
     each("svg2", kernel_again_ms=2.0)(tables["attention"])
     assert judged(tables, EXECUTOR)["verdict"] == "not met"
+
+
+def test_a_drawn_clip_beside_captures_changes_nothing(tables):
+    drawn = copy.deepcopy(tables["attention"])
+    each(inputs_sha256="other", inputs=CLIP)(drawn)
+    each("svg2", kernel_again_ms=1.5)(drawn)
+    tables["attention"] += drawn
+    line = judged(tables, EXECUTOR)
+    assert line["verdict"] == "met" and CLIP not in line["on"]
 
 
 def test_the_worst_of_several_captures_counts(tables):

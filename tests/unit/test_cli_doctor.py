@@ -6,7 +6,7 @@ import sysconfig
 
 import pytest
 
-from dit_accel.accel.cli import doctor
+from dit_accel.accel.cli import doctor, versions
 from dit_accel.accel.cli.main import main
 from dit_accel.accel.quant import compute
 from dit_accel.kernels import registry
@@ -24,8 +24,8 @@ def report(capsys):
     return run
 
 
-def only(versions):
-    return lambda distribution: versions.get(distribution)
+def only(installed):
+    return lambda distribution: installed.get(distribution)
 
 
 def test_every_operation_is_listed(capsys):
@@ -60,7 +60,7 @@ def test_4_bit_layers_and_their_paths(capsys, monkeypatch, chip, expected):
 
 
 def test_nothing_found(report, monkeypatch, tmp_path):
-    monkeypatch.setattr(doctor, "_version", only({"torch": "2.11.0"}))
+    monkeypatch.setattr(versions, "version", only({"torch": "2.11.0"}))
     monkeypatch.setattr(shutil, "which", lambda name: None)
     monkeypatch.setattr(sysconfig, "get_path", lambda name: str(tmp_path))
     monkeypatch.setenv("COMFYUI_PATH", str(tmp_path))
@@ -82,7 +82,7 @@ def test_what_is_found_is_what_the_kernels_use(report, monkeypatch, tmp_path):
 
 
 def test_no_torch(report, monkeypatch):
-    monkeypatch.setattr(doctor, "_version", only({}))
+    monkeypatch.setattr(versions, "version", only({}))
     facts = report()
     assert facts["torch"].startswith("not installed")
     assert facts["GPU"] == facts["C compiler"] == "unknown without torch"
@@ -90,7 +90,7 @@ def test_no_torch(report, monkeypatch):
 
 @pytest.mark.parametrize("name", ["triton", "triton-windows", "pytorch-triton-rocm", "triton-rocm"])
 def test_triton_has_several_names(name, report, monkeypatch):
-    monkeypatch.setattr(doctor, "_version", only({"torch": "2.11.0", name: "3.6.0"}))
+    monkeypatch.setattr(versions, "version", only({"torch": "2.11.0", name: "3.6.0"}))
     assert report()["triton"] == f"3.6.0 ({name})"
 
 

@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from dit_accel.accel.attention import costs
 from dit_accel.accel.attention.costs import Size, dense_work, plan_work, predicted_costs
 from dit_accel.accel.attention.planners import PATTERNS
 from dit_accel.accel.bench import roofline
+from dit_accel.kernels.axis_tree import tree_depth
 
 PAGE = Path(__file__).parents[2] / "kernels" / "ROOFLINE.md"
 MODELS = {model.name: model for model in roofline.MODELS}
@@ -76,7 +76,7 @@ def test_attention_by_hand():
 def test_trees_by_hand():
     work = roofline.kernels(WAN)
     # 591 and 1182 leaves: 10 and 11 levels, in the first eight of which a node looks at 512 of its tokens.
-    assert costs.tree_depth(591) == 10 and costs.tree_depth(1182) == 11
+    assert (tree_depth(591), tree_depth(1182)) == (10, 11)
     sampled = 2 * 512 * (2**8 - 1) + 5 * 75_600
     assert work["axis trees, Q and K"].half == pytest.approx(2e-12 * 40 * sampled * 128**2)
     # Full blocks: 117.06 TFLOP x (density 0.3, and a mean for each 64 keys of the rest).

@@ -32,7 +32,6 @@ CLUSTERS = ("svg2", "svg_ear")  # blocks of the sizes that SVG2's clusters have
 BLOCKS = ("pooled", "window", "tree")  # of 128 queries and 64 keys
 PATTERNS = CLUSTERS + BLOCKS
 DENSITY = 0.25
-DRAWN = "projections of"  # begins the `inputs` that no trained model made
 
 
 def bars() -> list[Bar]:
@@ -122,8 +121,7 @@ def equal_error(rows: Sequence[Row], pattern: str) -> Measured:
         errors = ", ".join(f"{row['error']:.4f}" for row in theirs)
         raise Open(f"sol_attn's error ({errors}) lies outside of {pattern}'s ({min(points):.4f} to {max(points):.4f})")
     speed_up, row = min(found, key=lambda pair: pair[0])
-    strange = "not on captures" if row["inputs"].startswith(DRAWN) else ""
-    return Measured(speed_up, f"{on(row)}, error {row['error']:.4f}", row["machine"], strange)
+    return Measured(speed_up, f"{on(row)}, error {row['error']:.4f}", row["machine"])
 
 
 def interpolated(points: Sequence[tuple[float, float]], at: float) -> float | None:

@@ -14,6 +14,7 @@ DENSE_16 = ("sdpa flash", "sdpa cudnn", "sdpa efficient", "flash-attn 3", "flash
 DENSE_8 = ("comfy-kitchen int8", "sageattention 1")
 HALF, EIGHT, INT8_HALF, INT8_FP8 = "16-bit", "8-bit", "8-bit with 16-bit PV", "8-bit with FP8 PV"
 ANY = "16 or 8 bits"
+DRAWN = "projections of"  # begins the `inputs` that no trained model made
 
 
 def is_of(kind: str, row: Row) -> bool:
@@ -99,18 +100,21 @@ def table_of(tables: Tables, name: str) -> Sequence[Row]:
 
 
 def at_size(rows: Sequence[Row], measure: Callable[[list[Row]], Measured], worst: Callable) -> Measured:
-    """The worst (min or max) of what is measured on every inputs of SIZE; without such, on the largest inputs, and then
-    it is unfit."""
+    """The worst (min or max) of what is measured on every captured inputs of SIZE. Without such it is unfit, and that
+    of the largest inputs, captured ones first."""
 
     def size(group: list[Row]) -> tuple[int, int, int]:
         return group[0]["tokens"], group[0]["heads"], group[0]["head_dim"]
 
+    def captured(group: list[Row]) -> bool:
+        return not group[0]["inputs"].startswith(DRAWN)
+
     groups = by_inputs(rows)
-    right = [group for group in groups if size(group) == SIZE]
-    chosen = right or [max(groups, key=lambda group: size(group)[:2])]
-    found = worst(map(measure, chosen), key=lambda one: one.value)
+    right = [group for group in groups if size(group) == SIZE and captured(group)]
     if right:
-        return found
-    tokens, heads, dim = size(chosen[0])
-    strange = f"measured at {tokens:,} x {heads} x {dim} instead of {SIZE[0]:,} x {SIZE[1]} x {SIZE[2]}"
-    return found._replace(unfit=joined(strange, found.unfit))
+        return worst(map(measure, right), key=lambda one: one.value)
+    chosen = max(groups, key=lambda group: (size(group) == SIZE, size(group)[:2], captured(group)))
+    tokens, heads, dim = size(chosen)
+    other = f"measured at {tokens:,} x {heads} x {dim} instead of {SIZE[0]:,} x {SIZE[1]} x {SIZE[2]}"
+    strange = joined(other if size(chosen) != SIZE else "", "" if captured(chosen) else "not measured on captures")
+    return measure(chosen)._replace(unfit=strange)
