@@ -9,6 +9,8 @@ from . import registry
 from .gather import TALL
 from .quantise import FP8, INT8, Formats
 
+QUERY_TILE = 128  # what a tile holds of queries wherever registers allow it; plans and the cost model count with it
+
 
 class Config(NamedTuple):
     """Queries and keys of one tile, warps of a program, pipeline stages of the key loop, and whether the keys of a tile
@@ -23,26 +25,26 @@ class Config(NamedTuple):
 
 _16_BIT = {
     128: {
-        "sm_80": Config(128, 32, 8, 3),
-        "sm_86": Config(128, 32, 8, 3),
-        "sm_89": Config(128, 32, 8, 3),
-        "sm_90": Config(128, 64, 8, 3),
-        "sm_100": Config(128, 128, 8, 2),
-        "sm_120": Config(128, 32, 8, 3),
-        "gfx942": Config(128, 64, 4, 1),
+        "sm_80": Config(QUERY_TILE, 32, 8, 3),
+        "sm_86": Config(QUERY_TILE, 32, 8, 3),
+        "sm_89": Config(QUERY_TILE, 32, 8, 3),
+        "sm_90": Config(QUERY_TILE, 64, 8, 3),
+        "sm_100": Config(QUERY_TILE, 128, 8, 2),
+        "sm_120": Config(QUERY_TILE, 32, 8, 3),
+        "gfx942": Config(QUERY_TILE, 64, 4, 1),
         "gfx1100": Config(64, 16, 8, 1),
         "gfx1201": Config(64, 32, 4, 1),
         "interpreter": Config(32, 32, 4, 1),
     },
     64: {
-        "sm_80": Config(128, 64, 8, 3),
-        "sm_86": Config(128, 64, 8, 2),
-        "sm_89": Config(128, 64, 8, 2),
-        "sm_90": Config(128, 128, 8, 2),
-        "sm_100": Config(128, 128, 8, 2),
-        "sm_120": Config(128, 64, 8, 2),
-        "gfx942": Config(128, 64, 4, 1),
-        "gfx1100": Config(128, 32, 8, 1),
+        "sm_80": Config(QUERY_TILE, 64, 8, 3),
+        "sm_86": Config(QUERY_TILE, 64, 8, 2),
+        "sm_89": Config(QUERY_TILE, 64, 8, 2),
+        "sm_90": Config(QUERY_TILE, 128, 8, 2),
+        "sm_100": Config(QUERY_TILE, 128, 8, 2),
+        "sm_120": Config(QUERY_TILE, 64, 8, 2),
+        "gfx942": Config(QUERY_TILE, 64, 4, 1),
+        "gfx1100": Config(QUERY_TILE, 32, 8, 1),
         "gfx1201": Config(64, 64, 4, 1),
         "interpreter": Config(32, 32, 4, 1),
     },
@@ -50,32 +52,32 @@ _16_BIT = {
 # Keys at 8 bits, values at 16.
 _8_16_BIT = {
     128: {
-        "sm_80": Config(128, 64, 8, 2),
-        "sm_86": Config(128, 64, 8, 3),
-        "sm_90": Config(128, 64, 8, 3),
-        "sm_120": Config(128, 32, 8, 3),
-        "gfx942": Config(128, 64, 4, 1),
+        "sm_80": Config(QUERY_TILE, 64, 8, 2),
+        "sm_86": Config(QUERY_TILE, 64, 8, 3),
+        "sm_90": Config(QUERY_TILE, 64, 8, 3),
+        "sm_120": Config(QUERY_TILE, 32, 8, 3),
+        "gfx942": Config(QUERY_TILE, 64, 4, 1),
         "gfx1100": Config(64, 16, 8, 1),
         "gfx1201": Config(64, 32, 4, 1),
         "interpreter": Config(32, 32, 4, 1),
     },
     64: {
-        "sm_80": Config(128, 64, 8, 3),
-        "gfx942": Config(128, 64, 4, 1),
-        "gfx1100": Config(128, 32, 8, 1),
+        "sm_80": Config(QUERY_TILE, 64, 8, 3),
+        "gfx942": Config(QUERY_TILE, 64, 4, 1),
+        "gfx1100": Config(QUERY_TILE, 32, 8, 1),
         "gfx1201": Config(64, 64, 4, 1),
         "interpreter": Config(32, 32, 4, 1),
     },
 }
 _8_BIT = {
     128: {
-        "sm_89": Config(128, 32, 8, 2),
-        "sm_90": Config(128, 64, 8, 3),
-        "sm_120": Config(128, 32, 8, 3),
+        "sm_89": Config(QUERY_TILE, 32, 8, 2),
+        "sm_90": Config(QUERY_TILE, 64, 8, 3),
+        "sm_120": Config(QUERY_TILE, 32, 8, 3),
         "interpreter": Config(32, 32, 4, 1),
     },
     64: {
-        "sm_89": Config(128, 64, 8, 3),
+        "sm_89": Config(QUERY_TILE, 64, 8, 3),
         "interpreter": Config(32, 32, 4, 1),
     },
 }
@@ -83,8 +85,8 @@ _8_BIT = {
 
 # Keys at 16 bits, values at 8.
 _16_8_BIT = {
-    128: {"sm_100": Config(128, 64, 8, 3), "interpreter": Config(32, 32, 4, 1)},
-    64: {"sm_100": Config(128, 128, 8, 2), "interpreter": Config(32, 32, 4, 1)},
+    128: {"sm_100": Config(QUERY_TILE, 64, 8, 3), "interpreter": Config(32, 32, 4, 1)},
+    64: {"sm_100": Config(QUERY_TILE, 128, 8, 2), "interpreter": Config(32, 32, 4, 1)},
 }
 _BY_FORMAT = {  # whether keys, and whether values, have 8 bits
     (False, False): _16_BIT,
@@ -105,9 +107,9 @@ _BY_FORMAT = {  # whether keys, and whether values, have 8 bits
 # TritonGPUHoistTMEMAlloc where the tail's loop follows.
 _TALL = {
     "sm_80": None,
-    "sm_90": Config(128, TALL, 8, 3, True),
-    "sm_100": Config(128, TALL, 8, 3, True),
-    "sm_120": Config(128, TALL, 8, 2, True),
+    "sm_90": Config(QUERY_TILE, TALL, 8, 3, True),
+    "sm_100": Config(QUERY_TILE, TALL, 8, 3, True),
+    "sm_120": Config(QUERY_TILE, TALL, 8, 2, True),
     "gfx1100": None,
     "interpreter": Config(32, TALL, 4, 1, True),
 }

@@ -84,8 +84,11 @@ def _order_fake(x: Tensor, weight: Tensor, size: int) -> Tensor:
     return x.new_empty(x.shape[:3], dtype=torch.int32)
 
 
-@registry.custom_op("tree_order", _order_fake)
-def _order_op(x: Tensor, weight: Tensor, size: int) -> Tensor:
-    from .triton_axis_tree import launch
+def _order_triton(x: Tensor, weight: Tensor, size: int) -> Tensor:
+    from .triton.axis_tree import launch
 
-    return launch(x, weight, size)
+    leaves, depth = levels(x.shape[2], size)
+    return launch(x, weight, size, leaves, depth, samples=SAMPLES, rounds=ROUNDS)
+
+
+_order_op = registry.custom_op("tree_order", _order_triton, _order_fake)

@@ -48,8 +48,10 @@ def _mean_fake(x: Tensor, tokens: Tensor, offsets: Tensor, index: Tensor, empty:
     return x.new_empty(empty.shape)
 
 
-@registry.custom_op("block_mean", _mean_fake)
-def _mean_op(x: Tensor, tokens: Tensor, offsets: Tensor, index: Tensor, empty: Tensor) -> Tensor:
-    from .triton_block_mean import launch
+def _mean_triton(x: Tensor, tokens: Tensor, offsets: Tensor, index: Tensor, empty: Tensor) -> Tensor:
+    from .triton.block_mean import launch
 
     return launch(x, tokens, offsets, index, empty)
+
+
+_mean_op = registry.custom_op("block_mean", _mean_triton, _mean_fake)

@@ -13,9 +13,18 @@ import torch
 from torch import Tensor
 
 from . import registry
-from .attention_configs import reads_tall_chunks
-from .gather import CHUNK, TALL, chunk_layout, chunk_lists, gather_chunks
-from .quantise import Formats, QuantisedChunks, channel_codes, key_shift, quantise_chunks, row_codes, value_steps
+from .attention_configs import choose_config, reads_tall_chunks
+from .gather import CHUNK, LIVE_BITS, TALL, chunk_layout, chunk_lists, gather_chunks
+from .quantise import (
+    LARGEST,
+    Formats,
+    QuantisedChunks,
+    channel_codes,
+    key_shift,
+    quantise_chunks,
+    row_codes,
+    value_steps,
+)
 
 REFERENCE_ELEMENTS = 1 << 22  # logits the reference holds at once: few enough for a cache
 
@@ -117,7 +126,7 @@ def _triton(q, k, v, queries, keys, tall_chunks, keep, tail, formats, scale, ret
             tail_keys, steps["tail_steps"], tail_values = _in_chunks(tail, chunk, **how)
             tail = tail._replace(keys=tail_keys, values=tail_values)
     pooled = () if tail is None else (keep, *tail)
-    out, lse = _attend_op(q, k, v, *queries, entries, counts, scale, return_lse, *pooled, **steps)
+    out, lse = _attend_op(q, k, v, *queries, entries, counts, *pooled, **steps, scale=scale, return_lse=return_lse)
     return out.transpose(1, 2), lse if return_lse else None
 
 
@@ -130,32 +139,13 @@ def _in_chunks(tail: Tail, chunk: int, **how) -> QuantisedChunks:
     return quantise_chunks(tail.keys, tail.values, order, order.new_zeros(batch, heads), start, live, chunk, **how)
 
 
-def _attend_fake(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    tokens: Tensor,
-    offsets: Tensor,
-    index: Tensor,
-    entries: Tensor,
-    counts: Tensor,
-    scale: float,
-    return_lse: bool,
-    keep: Tensor | None = None,
-    tail_keys: Tensor | None = None,
-    tail_values: Tensor | None = None,
-    tail_log_sizes: Tensor | None = None,
-    key_steps: Tensor | None = None,
-    tail_steps: Tensor | None = None,
-    value_steps: Tensor | None = None,
-) -> tuple[Tensor, Tensor]:
+def _attend_fake(q: Tensor, *_, return_lse: bool, **__) -> tuple[Tensor, Tensor]:
     batch, heads, length, dim = q.shape
     lse = q.new_empty((batch, heads, length) if return_lse else (0,), dtype=torch.float32)
     return q.new_empty(batch, length, heads, dim), lse
 
 
-@registry.custom_op("attend_chunks", _attend_fake)
-def _attend_op(
+def _attend_triton(
     q: Tensor,
     k: Tensor,
     v: Tensor,
@@ -164,8 +154,6 @@ def _attend_op(
     index: Tensor,
     entries: Tensor,
     counts: Tensor,
-    scale: float,
-    return_lse: bool,
     keep: Tensor | None = None,
     tail_keys: Tensor | None = None,
     tail_values: Tensor | None = None,
@@ -173,12 +161,37 @@ def _attend_op(
     key_steps: Tensor | None = None,
     tail_steps: Tensor | None = None,
     value_steps: Tensor | None = None,
+    *,
+    scale: float,
+    return_lse: bool,
 ) -> tuple[Tensor, Tensor]:
-    from .triton_block_sparse_attention import launch
+    """Out [B, N, H, D] and lse fp32 [B, H, N], of no elements if not asked for. k, v: [B, H, NC * chunk, D] in chunk
+    layout; entries, counts: of gather.chunk_lists; keep: where the tail's fields do not take part; *_steps: of
+    quantise.QuantisedChunks, value_steps if v is FP8."""
+    from .triton.block_sparse_attention import launch
 
-    tail = keep, tail_keys, tail_values, tail_log_sizes
-    steps = key_steps, tail_steps, value_steps
-    return launch(q, k, v, tokens, offsets, index, entries, counts, scale, return_lse, *tail, *steps)
+    chunk = k.shape[2] // entries.shape[3]
+    config = choose_config(registry.architecture(q.device), q.shape[3], k.dtype, v.dtype, chunk)
+    return launch(
+        q,
+        k,
+        v,
+        tokens,
+        index,
+        # A query tile never crosses a block: tiles are the chunks of the query order.
+        tiles=chunk_layout(offsets, q.shape[2], config.queries),
+        lists=(entries, counts),
+        tail=None if keep is None else (keep, tail_keys, tail_values, tail_log_sizes),
+        steps=(key_steps, tail_steps, value_steps),
+        scale=scale,
+        return_lse=return_lse,
+        largest=LARGEST.get(k.dtype, 0.0),
+        live_bits=LIVE_BITS,
+        config=config,
+    )
+
+
+_attend_op = registry.custom_op("attend_chunks", _attend_triton, _attend_fake)
 
 
 def _reference(q, k, v, queries, keys, tall_chunks, keep, tail, formats, scale, return_lse):

@@ -99,8 +99,7 @@ def _error_fake(
     return queries.new_empty(*queries.shape[:3], offsets.shape[1] - 1, dtype=torch.float32)
 
 
-@registry.custom_op("log_compensation_error", _error_fake)
-def _error_op(
+def _error_triton(
     queries: Tensor,
     k: Tensor,
     v: Tensor,
@@ -111,6 +110,9 @@ def _error_op(
     value_means: Tensor,
     scale: float,
 ) -> Tensor:
-    from .triton_compensation_error import launch
+    from .triton.compensation_error import launch
 
     return launch(queries, k, v, tokens, offsets, index, key_means, value_means, scale)
+
+
+_error_op = registry.custom_op("log_compensation_error", _error_triton, _error_fake)

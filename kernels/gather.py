@@ -104,11 +104,15 @@ def _gather_fake(
     return x.new_empty(batch, heads, chunk_start.shape[1] * chunk, dim)
 
 
-@registry.custom_op("gather_chunks", _gather_fake)
-def _gather_op(x: Tensor, tokens: Tensor, index: Tensor, chunk_start: Tensor, chunk_live: Tensor, chunk: int) -> Tensor:
-    from .triton_gather import launch_gather
+def _gather_triton(
+    x: Tensor, tokens: Tensor, index: Tensor, chunk_start: Tensor, chunk_live: Tensor, chunk: int
+) -> Tensor:
+    from .triton.gather import launch_gather
 
     return launch_gather(x, tokens, index, chunk_start, chunk_live, chunk)
+
+
+_gather_op = registry.custom_op("gather_chunks", _gather_triton, _gather_fake)
 
 
 def _lists_reference(keep: Tensor, chunk_block: Tensor, chunk_live: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
@@ -129,8 +133,10 @@ def _lists_fake(keep: Tensor, chunk_block: Tensor, chunk_live: Tensor, index: Te
     return entries, keep.new_empty(keep.shape[:3], dtype=torch.int32)
 
 
-@registry.custom_op("chunk_lists", _lists_fake)
-def _lists_op(keep: Tensor, chunk_block: Tensor, chunk_live: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
-    from .triton_gather import launch_lists
+def _lists_triton(keep: Tensor, chunk_block: Tensor, chunk_live: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
+    from .triton.gather import launch_lists
 
-    return launch_lists(keep, chunk_block, chunk_live, index)
+    return launch_lists(keep, chunk_block, chunk_live, index, live_bits=LIVE_BITS)
+
+
+_lists_op = registry.custom_op("chunk_lists", _lists_triton, _lists_fake)

@@ -32,8 +32,10 @@ def _group_fake(labels: Tensor, count: int) -> tuple[Tensor, Tensor]:
     return torch.empty_like(labels), labels.new_empty(*labels.shape[:2], count + 1)
 
 
-@registry.custom_op("group", _group_fake)
-def _group_op(labels: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    from .triton_group import launch
+def _group_triton(labels: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    from .triton.group import launch
 
-    return launch(labels, count)
+    return launch(labels, count, segments=SEGMENTS)
+
+
+_group_op = registry.custom_op("group", _group_triton, _group_fake)

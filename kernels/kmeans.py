@@ -40,8 +40,10 @@ def _assign_fake(x: Tensor, centroids: Tensor, half_norms: Tensor) -> Tensor:
     return x.new_empty(x.shape[:3], dtype=torch.int32)
 
 
-@registry.custom_op("kmeans_assign", _assign_fake)
-def _assign_op(x: Tensor, centroids: Tensor, half_norms: Tensor) -> Tensor:
-    from .triton_kmeans import launch_assign
+def _assign_triton(x: Tensor, centroids: Tensor, half_norms: Tensor) -> Tensor:
+    from .triton.kmeans import launch_assign
 
     return launch_assign(x, centroids, half_norms)
+
+
+_assign_op = registry.custom_op("kmeans_assign", _assign_triton, _assign_fake)

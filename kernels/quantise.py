@@ -130,8 +130,7 @@ def _quantise_fake(
     return empty_chunks(k, chunk_start.shape[1], chunk, key_format, value_format)
 
 
-@registry.custom_op("quantise_chunks", _quantise_fake)
-def _quantise_op(
+def _quantise_triton(
     k: Tensor,
     v: Tensor,
     tokens: Tensor,
@@ -144,6 +143,12 @@ def _quantise_op(
     key_format: torch.dtype | None,
     value_format: torch.dtype | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    from .triton_quantise import launch
+    from .triton.quantise import launch
 
-    return launch(k, v, tokens, index, chunk_start, chunk_live, chunk, shift, steps, key_format, value_format)
+    chunks = empty_chunks(k, chunk_start.shape[1], chunk, key_format, value_format)
+    largest = LARGEST.get(key_format, 0.0), LARGEST.get(value_format, 0.0)
+    launch(k, v, tokens, index, chunk_start, chunk_live, chunk, shift, steps, chunks, largest)
+    return chunks
+
+
+_quantise_op = registry.custom_op("quantise_chunks", _quantise_triton, _quantise_fake)

@@ -175,19 +175,15 @@ def operations(device: torch.device | str) -> list[Row]:
     return rows
 
 
-def custom_op(name: str, fake: Callable) -> Callable[[Callable], torch._ops.OpOverload]:
-    """Decorator: register a function as torch custom op `dit_accel::<name>` with the fake implementation
-    `fake`.
+def custom_op(name: str, implementation: Callable, fake: Callable) -> torch._ops.OpOverload:
+    """Registers a function as torch custom op `dit_accel::<name>` with the fake implementation `fake`, which may leave
+    arguments unnamed that it does not need.
 
-    The pack may be loaded twice in one process (installed, and by path from ComfyUI's folder), while torch
-    refuses a second registration of a name: the second one gets the op that is there.
+    The pack may be loaded twice in one process (installed, and by path from ComfyUI's folder), while torch refuses a
+    second registration of a name: the second one gets the op that is there.
     """
-
-    def register(implementation: Callable) -> torch._ops.OpOverload:
-        namespace = getattr(torch.ops, NAMESPACE)
-        if not hasattr(namespace, name):
-            op = torch.library.custom_op(f"{NAMESPACE}::{name}", implementation, mutates_args=())
-            op.register_fake(fake)
-        return getattr(namespace, name).default
-
-    return register
+    namespace = getattr(torch.ops, NAMESPACE)
+    if not hasattr(namespace, name):
+        op = torch.library.custom_op(f"{NAMESPACE}::{name}", implementation, mutates_args=())
+        op.register_fake(fake)
+    return getattr(namespace, name).default

@@ -79,19 +79,25 @@ def _sums_fake(qkv: Tensor, head_dim: int) -> Tensor:
     return qkv.new_empty(qkv.shape[0], heads, head_dim + 1, head_dim, dtype=torch.float32)
 
 
-@registry.custom_op("kv_sums", _sums_fake)
-def _sums_op(qkv: Tensor, head_dim: int) -> Tensor:
-    from .triton_relu_linear_attention import launch_sums
+def _sums_triton(qkv: Tensor, head_dim: int) -> Tensor:
+    from .triton.relu_linear_attention import launch_sums
 
-    return launch_sums(qkv, head_dim)
+    return launch_sums(qkv, head_dim, part=PART)
+
+
+_sums_op = registry.custom_op("kv_sums", _sums_triton, _sums_fake)
 
 
 def _apply_fake(qkv: Tensor, sums: Tensor, head_dim: int) -> Tensor:
     return empty_result(qkv)
 
 
-@registry.custom_op("apply_sums", _apply_fake)
-def _apply_op(qkv: Tensor, sums: Tensor, head_dim: int) -> Tensor:
-    from .triton_relu_linear_attention import launch_apply
+def _apply_triton(qkv: Tensor, sums: Tensor, head_dim: int) -> Tensor:
+    from .triton.relu_linear_attention import launch_apply
 
-    return launch_apply(qkv, sums, head_dim)
+    out = empty_result(qkv)
+    launch_apply(qkv, sums, out, head_dim, part=PART, epsilon=EPSILON)
+    return out
+
+
+_apply_op = registry.custom_op("apply_sums", _apply_triton, _apply_fake)

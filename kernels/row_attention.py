@@ -46,8 +46,10 @@ def _rows_fake(queries: Tensor, k: Tensor, v: Tensor, scale: float) -> tuple[Ten
     return queries.new_empty(shape, dtype=torch.float32), queries.new_empty(shape[:3], dtype=torch.float32)
 
 
-@registry.custom_op("row_attention", _rows_fake)
-def _rows_op(queries: Tensor, k: Tensor, v: Tensor, scale: float) -> tuple[Tensor, Tensor]:
-    from .triton_row_attention import launch
+def _rows_triton(queries: Tensor, k: Tensor, v: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+    from .triton.row_attention import launch
 
     return launch(queries, k, v, scale)
+
+
+_rows_op = registry.custom_op("row_attention", _rows_triton, _rows_fake)

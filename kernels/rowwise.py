@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from . import registry
-from .quantise import row_codes
+from .quantise import LARGEST, row_codes
 
 
 def quantise_rows(x: Tensor, smooth: Tensor | None, dtype: torch.dtype, *, backend: str) -> tuple[Tensor, Tensor]:
@@ -39,11 +39,13 @@ def _rows_fake(x: Tensor, smooth: Tensor | None, dtype: torch.dtype) -> tuple[Te
     return x.new_empty(x.shape, dtype=dtype), x.new_empty(x.shape[0], dtype=torch.float32)
 
 
-@registry.custom_op("quantise_rows", _rows_fake)
-def _rows_op(x: Tensor, smooth: Tensor | None, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    from .triton_rowwise import quantise
+def _rows_triton(x: Tensor, smooth: Tensor | None, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    from .triton.rowwise import quantise
 
-    return quantise(x, smooth, dtype)
+    return quantise(x, smooth, dtype, largest=LARGEST[dtype])
+
+
+_rows_op = registry.custom_op("quantise_rows", _rows_triton, _rows_fake)
 
 
 def _sums_fake(
@@ -52,8 +54,12 @@ def _sums_fake(
     return sums.new_empty(sums.shape, dtype=dtype)
 
 
-@registry.custom_op("scale_sums", _sums_fake)
-def _sums_op(sums: Tensor, row_steps: Tensor, column_steps: Tensor, bias: Tensor | None, dtype: torch.dtype) -> Tensor:
-    from .triton_rowwise import scale
+def _sums_triton(
+    sums: Tensor, row_steps: Tensor, column_steps: Tensor, bias: Tensor | None, dtype: torch.dtype
+) -> Tensor:
+    from .triton.rowwise import scale
 
     return scale(sums, row_steps, column_steps, bias, dtype)
+
+
+_sums_op = registry.custom_op("scale_sums", _sums_triton, _sums_fake)

@@ -94,10 +94,12 @@ def _select_fake(
     return scores.new_empty(scores.shape, dtype=torch.bool), scores.new_empty(scores.shape[:3], dtype=torch.bool)
 
 
-@registry.custom_op("select_blocks", _select_fake)
-def _select_op(
+def _select_triton(
     scores: Tensor, sizes: Tensor, target: float, rank: int, limit: Tensor, head_targets: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    from .triton_top_p import launch_select
+    from .triton.top_p import launch_select
 
     return launch_select(scores, sizes, target, rank, limit, head_targets)
+
+
+_select_op = registry.custom_op("select_blocks", _select_triton, _select_fake)

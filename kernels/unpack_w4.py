@@ -93,8 +93,7 @@ def _unpack_fake(
     return codes.new_empty(codes.shape[0], 2 * codes.shape[1], dtype=dtype)
 
 
-@registry.custom_op("unpack_w4", _unpack_fake)
-def _unpack_op(
+def _unpack_triton(
     codes: Tensor,
     scale: Tensor,
     grid: str,
@@ -103,6 +102,12 @@ def _unpack_op(
     smooth: Tensor | None,
     dtype: torch.dtype,
 ) -> Tensor:
-    from .triton_unpack_w4 import launch
+    from .triton.unpack_w4 import launch
 
-    return launch(codes, scale, grid, zero, channel_scale, smooth, dtype)
+    columns, groups = 2 * codes.shape[1], scale.shape[0]
+    if columns % groups or columns // groups not in GROUPS:
+        raise ValueError(f"expected groups of {GROUPS} input channels, found {columns} in {groups} groups")
+    return launch(codes, scale, grid == E2M1, zero, channel_scale, smooth, dtype)
+
+
+_unpack_op = registry.custom_op("unpack_w4", _unpack_triton, _unpack_fake)

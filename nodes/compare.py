@@ -41,7 +41,7 @@ class DitAccelCompareVideos(io.ComfyNode):
     def execute(cls, reference, test) -> io.NodeOutput:
         from comfy.utils import ProgressBar
 
-        from ..accel.report.compare import compare, side_by_side
+        from ..accel.report.comparison import compare, side_by_side
         from ..accel.report.pictures import to_tensor
 
         progress = ProgressBar(len(reference))

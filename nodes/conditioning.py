@@ -5,8 +5,8 @@ from pathlib import Path
 import folder_paths
 from comfy_api.latest import io, ui
 
-from ..accel.comfy import conditioning as files
-from ..accel.comfy import models
+from ..accel.comfy import conditioning_files as files
+from ..accel.comfy import folders
 
 SUFFIX = ".safetensors"
 
@@ -38,7 +38,7 @@ class DitAccelSaveConditioning(io.ComfyNode):
 
     @classmethod
     def execute(cls, conditioning, filename_prefix) -> io.NodeOutput:
-        path, name = models.new_file(filename_prefix, SUFFIX)
+        path, name = folders.new_file(filename_prefix, SUFFIX)
         files.save(path, conditioning)
         return io.NodeOutput(name, ui=ui.PreviewText(name))
 
@@ -57,7 +57,7 @@ class DitAccelLoadConditioning(io.ComfyNode):
             inputs=[
                 io.Combo.Input(
                     "conditioning_name",
-                    options=models.own_files(SUFFIX),
+                    options=folders.own_files(SUFFIX),
                     tooltip="A file in models/dit_accel.",
                 ),
             ],
@@ -67,8 +67,8 @@ class DitAccelLoadConditioning(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, conditioning_name):
-        return models.version_of(conditioning_name)
+        return folders.version_of(conditioning_name)
 
     @classmethod
     def execute(cls, conditioning_name) -> io.NodeOutput:
-        return io.NodeOutput(files.load(Path(folder_paths.get_full_path_or_raise(models.FOLDER, conditioning_name))))
+        return io.NodeOutput(files.load(Path(folder_paths.get_full_path_or_raise(folders.FOLDER, conditioning_name))))

@@ -54,7 +54,7 @@ class DitAccelLoadDCAE(io.ComfyNode):
 
     @classmethod
     def execute(cls, vae_name, variant, dtype) -> io.NodeOutput:
-        from ..accel.comfy import autoencoder
+        from ..accel.comfy.dcae import autoencoder
 
         path = Path(folder_paths.get_full_path_or_raise("vae", vae_name))
         return io.NodeOutput(autoencoder.load(path, variant, dtype))
@@ -79,7 +79,7 @@ class DitAccelDCAEDecode(io.ComfyNode):
 
     @classmethod
     def execute(cls, samples, vae, tile_size) -> io.NodeOutput:
-        from ..accel.comfy import autoencoder
+        from ..accel.comfy.dcae import autoencoder
 
         vae = autoencoder.need_autoencoder(vae)
         autoencoder.need_channels(vae.config, samples["samples"].shape[1])
@@ -106,7 +106,7 @@ class DitAccelDCAEEncode(io.ComfyNode):
 
     @classmethod
     def execute(cls, pixels, vae, tile_size) -> io.NodeOutput:
-        from ..accel.comfy import autoencoder
+        from ..accel.comfy.dcae import autoencoder
 
         vae = autoencoder.need_autoencoder(vae)
         with vae.first_stage_model.strips(_rows(vae, tile_size)):

@@ -2,12 +2,12 @@
 
 from comfy_api.latest import ComfyExtension, io
 
-from ..accel.comfy import models
-from .budget import DitAccelBudget
+from ..accel.comfy import folders
+from .attention_budget import DitAccelBudget
+from .attention_profile import DitAccelLoadProfile, DitAccelProfile, DitAccelRecord, DitAccelSaveProfile
 from .compare import DitAccelCompareVideos
 from .conditioning import DitAccelLoadConditioning, DitAccelSaveConditioning
 from .dcae import DitAccelDCAEDecode, DitAccelDCAEEncode, DitAccelLoadDCAE
-from .profile import DitAccelLoadProfile, DitAccelProfile, DitAccelRecord, DitAccelSaveProfile
 from .report import DitAccelReport
 from .sparse_attention import DitAccelSparseAttention
 from .svdquant import DitAccelLoadSVDQuant
@@ -15,7 +15,7 @@ from .svdquant import DitAccelLoadSVDQuant
 
 class DiTAccelExtension(ComfyExtension):
     async def on_load(self) -> None:
-        models.register()
+        folders.register()
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         return [

@@ -37,7 +37,7 @@ class DitAccelReport(io.ComfyNode):
 
     @classmethod
     def execute(cls, model, samples, model_2=None) -> io.NodeOutput:
-        from ..accel.comfy.reporting import keep_with_outputs, report_on
+        from ..accel.comfy.sparse.model_report import keep_with_outputs, report_on
 
         report = report_on(samples["samples"], model, model_2)
         keep_with_outputs(report.text, cls.hidden)

@@ -85,7 +85,7 @@ class DitAccelSparseAttention(io.ComfyNode):
     def execute(cls, model, pattern, precision, token_order, guard, fallback, budget=None) -> io.NodeOutput:
         # Not with the module: ComfyUI's start would pay for planners and kernels.
         from ..accel.attention.run import Settings
-        from ..accel.comfy import patch
+        from ..accel.comfy.sparse import patch
 
         settings = Settings(
             pattern=pattern,

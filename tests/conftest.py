@@ -10,8 +10,8 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:] = [entry for entry in sys.path if Path(entry).resolve() != ROOT]
 
-from dit_accel.accel.comfy.embedded import import_comfyui  # noqa: E402
-from dit_accel.accel.comfy.server import find_comfyui, missing_comfyui  # noqa: E402
+from dit_accel.accel.headless.embedded import import_comfyui  # noqa: E402
+from dit_accel.accel.headless.server import find_comfyui, missing_comfyui  # noqa: E402
 
 
 def pytest_configure(config):

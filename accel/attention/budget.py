@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, replace
 
-from .profile import Profile
+from .profiles.profile import Profile
 
 AUTO = "auto"
 CUSTOM = "custom"

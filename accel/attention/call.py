@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from .layout import TokenLayout
-from .state import LayerMemory, StaticPlans
+from .memory import LayerMemory, StaticPlans
 
 
 @dataclass(frozen=True)

@@ -9,14 +9,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
-import torch
-from torch import Tensor
-
-from ...kernels.row_attention import row_attention
+from .account.forward_statistics import CallNumbers
 from .budget import FEW_STEPS
-from .clusters import spread
-from .evaluation import CallNumbers, Sample
-from .layout import TokenLayout
 
 ROWS = 16
 EVERY = 4  # steps from one sample of a layer to the next; in few-step runs each step
@@ -27,26 +21,6 @@ ERROR_SLACK = 1.5
 CUT = 0.05
 # So often a layer's allowed loss of mass is halved; then it stays dense.
 RAISES = 2
-
-
-def sampled_rows(layout: TokenLayout, count: int, turn: int, device: torch.device) -> Tensor:
-    """`count` video tokens, one from each of as many equal stretches: int64 on `device`. Another `turn` gives
-    others. Never waits."""
-    count = min(count, layout.video)
-    places = spread(layout.video, count, device) + int(turn * 0.6180339887498949 * layout.video)
-    return places % layout.video + layout.prefix
-
-
-def sample(
-    q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, rows: Tensor, scale: float, backend: str
-) -> Sample:
-    """The sparse result out [B, H, N, D] and its log-sum-exp lse fp32 [B, H, N] beside dense attention of the rows
-    int64 [R]. Never waits."""
-    exact, exact_lse = row_attention(q.index_select(2, rows), k, v, scale=scale, backend=backend)
-    error = (out.index_select(2, rows).float() - exact).square().sum()
-    # Of a plan with a tail lse holds the tail too, which never says more than the blocks that it stands for.
-    mass = (lse.index_select(2, rows) - exact_lse).exp().mean()
-    return Sample(error, exact.square().sum(), mass)
 
 
 @dataclass

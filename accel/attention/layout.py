@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+import torch
+
 
 @dataclass(frozen=True)
 class TokenLayout:
@@ -32,3 +34,15 @@ class TokenLayout:
     def total(self) -> int:
         """Length of the whole sequence."""
         return self.video + self.extra
+
+
+def spread(tokens: int, count: int, device: torch.device) -> torch.Tensor:
+    """`count` positions of 0..tokens - 1, one from each of `count` equal stretches: int64 [count], rising.
+
+    The place within a stretch follows the golden-ratio sequence, so that no axis of the video grid is
+    favoured, no random generator is touched, and equal inputs give equal results. All are distinct when
+    tokens >= count.
+    """
+    stretch = torch.arange(count, device=device, dtype=torch.float64)
+    place = (stretch + (stretch * 0.6180339887498949).frac()) * (tokens / count)
+    return place.long().clamp_(max=tokens - 1)

@@ -10,18 +10,18 @@ from dataclasses import dataclass, field, replace
 import torch
 
 from . import reasons
+from .account.forward_statistics import CallNumbers, ForwardStatistics
+from .account.marks import Mark
+from .account.run_summary import RunSummary
+from .account.tally import Tally
 from .budget import PRESETS, Budget
-from .evaluation import CallNumbers, ForwardStatistics
-from .gate import Gate
+from .cost.gate import Gate
 from .guard import Guard, Promise
-from .marks import Mark
-from .observer import Observer
+from .memory import StaticPlans, TensorCache
 from .planners import PATTERNS
+from .profiles.observer import Observer
 from .schedule import SigmaWindow, step_of
 from .spending import Spending
-from .state import StaticPlans, TensorCache
-from .statistics import RunSummary
-from .tally import Tally
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from ..attention.layout import TokenLayout
+from ..headless.clip import FRAMES, read_frames
 from .captures import Capture, read, sha256
-from .clip import FRAMES, read_frames
 from .drawn import drawn_frames
 
 # Wan at 720p and 81 frames: 21 x 45 x 80 tokens. Other lengths keep these proportions.
@@ -36,7 +36,7 @@ class Inputs(NamedTuple):
 
 
 def captured_inputs(path: Path) -> list[Inputs]:
-    """Every call in a file that `dit-accel capture` wrote. Raises ValueError when it is something else."""
+    """Every call in a file of captures (captures.py). Raises ValueError when it is something else."""
     captures, provenance = read(path)
     return [
         Inputs(

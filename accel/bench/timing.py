@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from ..attention.evaluation import Stopwatch
+from ..attention.account.stopwatch import Stopwatch
 
 # Compiling, allocating and the first touch of memory end within these.
 WARM_UP = {"cuda": 3, "cpu": 1}

@@ -9,15 +9,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..comfy.models import FOLDER, GATE
-from ..comfy.server import find_comfyui, missing_comfyui
+from ..comfy.folders import FOLDER, GATE
+from ..headless.server import find_comfyui, missing_comfyui
 from . import Problem
-from .checks import kernel_problem, need_writable_file
+from .needs import kernel_problem, need_writable_file
 from .table import table
 
 if TYPE_CHECKING:
-    from ..attention.costs import Terms
-    from ..bench.gate import Timing
+    from ..attention.cost.costs import Terms
+    from ..bench.gate_fit import Timing
 
 UNITS = {
     "dense": "ms a TFLOP, dense attention",
@@ -38,9 +38,9 @@ def run(options: argparse.Namespace) -> int:
         raise Problem("torch is missing; ComfyUI's requirements bring it: pip install -r requirements.txt there")
     import torch
 
-    from ..attention.fits import Fit, software, write_fit
-    from ..attention.gate import card_at
-    from ..bench.gate import DIM, fit, measure
+    from ..attention.cost.fits import Fit, software, write_fit
+    from ..attention.cost.gate import card_at
+    from ..bench.gate_fit import DIM, fit, measure
 
     dtype = torch.bfloat16
     reason = kernel_problem(dtype, DIM)
@@ -93,7 +93,7 @@ def show(timings: Sequence[Timing], costs: Terms) -> str:
 
 def show_costs(costs: Terms, architecture: str) -> str:
     """Beside the shipped costs of the chip, which nobody measured."""
-    from ..attention.costs import predicted_costs
+    from ..attention.cost.costs import predicted_costs
 
     shipped = predicted_costs(architecture)._asdict()
     return table(
@@ -104,10 +104,10 @@ def show_costs(costs: Terms, architecture: str) -> str:
 
 def show_break_even(costs: Terms) -> str:
     """Tokens from which on sparse attention wins, by pattern."""
-    from ..attention.clusters import WARM_ITERATIONS
-    from ..attention.costs import Size, break_even
+    from ..attention.cost.costs import Size, break_even
     from ..attention.planners import PATTERNS
-    from ..bench.gate import DIM
+    from ..attention.planners.clusters import WARM_ITERATIONS
+    from ..bench.gate_fit import DIM
 
     rows = []
     for name, pattern in PATTERNS.items():

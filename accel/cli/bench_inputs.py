@@ -9,21 +9,25 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from . import Problem
-from .checks import need_clip
+from .arguments import grid, positive
+from .needs import need_clip
 
 if TYPE_CHECKING:
     from ..bench.inputs import Inputs
 
 PROJECTIONS_NOTE = (
-    "Inputs: patches of {clip} through fixed random projections, not a trained model's: `dit-accel capture` makes such."
+    "Inputs: patches of {clip} through fixed random projections, not a trained model's: "
+    "`python -m dit_accel.tests.bench capture` makes such."
 )
 CAPTURE_NOTE = "Inputs: what a trained model computed on real frames."
 
 
-def add_input_options(command: argparse.ArgumentParser, positive, grid) -> None:
-    """--capture, --drawn or --tokens, and what the latter two need. positive and grid are argparse types."""
+def add_input_options(command: argparse.ArgumentParser) -> None:
+    """--capture, --drawn or --tokens, and what the latter two need."""
     source = command.add_mutually_exclusive_group()
-    source.add_argument("--capture", type=Path, nargs="+", help="files that `dit-accel capture` wrote")
+    source.add_argument(
+        "--capture", type=Path, nargs="+", help="captures, made by `python -m dit_accel.tests.bench capture`"
+    )
     command.add_argument(
         "--stack-heads",
         type=positive,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from ..files import replacing
 from ..version import PACK_VERSION
 from . import Problem
-from .checks import need_writable_file
+from .needs import need_writable_file
 
 if TYPE_CHECKING:
     from torch import Tensor

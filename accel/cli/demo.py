@@ -6,9 +6,9 @@ import argparse
 import tempfile
 from pathlib import Path
 
-from ..comfy.server import GraphFailed, GraphRejected, ServerDied
+from ..headless.server import GraphFailed, GraphRejected, ServerDied
 from . import Problem
-from .checks import kernel_problem, need_comfyui, need_patterns, need_prompt, need_writable_folder
+from .needs import kernel_problem, need_comfyui, need_patterns, need_prompt, need_writable_folder
 
 HEAD_DIM = 128
 # Pixels per token: 8 in the autoencoder, 2 in the transformer's patches.

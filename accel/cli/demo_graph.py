@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..comfy.models import BUNDLED, FOLDER
+from ..comfy.folders import BUNDLED, FOLDER
 
 MODEL = "dit_accel_demo_dit.safetensors"
 VAE = "dit_accel_demo_vae.safetensors"

@@ -12,13 +12,13 @@ from typing import Any
 
 import torch
 
-from ..bench.clip import write_clip
+from ..headless.clip import write_clip
 from ..report.metrics import psnr, ssim
 from ..report.pictures import contact_sheet, difference
 from ..version import PACK_VERSION
 from . import Problem
-from .checks import REFERENCE_NOTE
 from .demo_run import Result
+from .needs import REFERENCE_NOTE
 from .table import table
 
 RATE = 16

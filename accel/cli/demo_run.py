@@ -13,8 +13,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from ..attention import reasons
-from ..attention.statistics import parse_line
-from ..comfy.server import Server
+from ..attention.account.run_summary import parse_line
+from ..headless.server import Server
 from .demo_graph import graph
 
 PACK = Path(__file__).parents[2]

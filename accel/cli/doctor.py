@@ -8,7 +8,7 @@ import re
 import sys
 from pathlib import Path
 
-from ..comfy.server import find_comfyui, missing_comfyui
+from ..headless.server import find_comfyui, missing_comfyui
 from . import versions
 from .table import table
 

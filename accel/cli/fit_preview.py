@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from ..files import replacing
 from ..version import PACK_VERSION
 from . import Problem
-from .checks import need_writable_file
+from .needs import need_writable_file
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -29,9 +29,9 @@ def run(options: argparse.Namespace) -> int:
 
     import torch
 
+    from ..dcae.checkpoint import read
     from ..dcae.network import DCAE
     from ..dcae.preview import KIND, VERSION, fit, shrink
-    from ..dcae.reading import read
 
     try:
         config, tensors = read(options.vae, options.variant)

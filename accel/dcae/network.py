@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor, nn
 
-from .attention import LinearAttention
-from .blocks import FeedForward, ResBlock, RMSNorm, activation
 from .config import EVIT, Config, Stage
+from .layers import FeedForward, ResBlock, RMSNorm, activation
+from .linear_attention import LinearAttention
 from .resample import Down, Up, average, doubled, doubling, halved, halving, repeat
 from .streaming import Strips, convolution, cut, residual
 

@@ -5,20 +5,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 
-from .config import (
-    BATCH,
-    EVIT,
-    INTERPOLATE,
-    RELU,
-    RES,
-    RMS,
-    SHUFFLE,
-    SILU,
-    STRIDED,
-    UNSHUFFLE,
-    Config,
-    Stage,
-)
+from .config import BATCH, EVIT, INTERPOLATE, RELU, RES, RMS, SHUFFLE, SILU, STRIDED, UNSHUFFLE, Config, Stage
 from .keys import DIFFUSERS, Format, place
 from .shapes import Shape
 

@@ -7,10 +7,10 @@ from dataclasses import fields
 from statistics import median
 
 from ..attention import reasons
+from ..attention.account.run_summary import RunSummary
+from ..attention.account.timeline import Step
 from ..attention.budget import CUSTOM, Budget
 from ..attention.planners import PATTERNS
-from ..attention.record import Step
-from ..attention.statistics import RunSummary
 from .figures import finite, mean, measured, per_cent, ranges, sparse_steps
 
 # A layer that never goes below this density saves little, and what it saves costs planning.

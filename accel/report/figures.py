@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable
 from dataclasses import asdict
 
-from ..attention.record import Grid, RunRecord
+from ..attention.account.timeline import Grid, RunRecord
 
 # Fields of `Times`, in the order in which they are shown, as people call them.
 TIME_NAMES = {

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from PIL import Image, ImageDraw
 
-from ..attention.record import Grid
+from ..attention.account.timeline import Grid
 from .drawing import HEADING, INK, MUTED, RULE, SMALL, canvas, every, line_height, text_width, ticks, write
 from .figures import finite
 from .scale import Scale

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 
 from PIL import Image
 
+from ..attention.account.run_summary import RunSummary
 from ..attention.reasons import of_video
-from ..attention.statistics import RunSummary
 from .advice import all_advice
-from .bars import count_bars, time_bar
+from .bar_chart import count_bars, time_bar
 from .drawing import HEADING, MUTED, TITLE, beside, framed, paragraph, rule, stack
 from .figures import by_count, measured, seconds_text, time_shares
 from .grid import Heatmap

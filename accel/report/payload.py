@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from ..attention.record import Grid
-from ..attention.statistics import RunSummary
+from ..attention.account.run_summary import RunSummary
+from ..attention.account.timeline import Grid
 from .figures import finite
 
 DIGITS = 4

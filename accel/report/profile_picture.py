@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 from PIL import Image, ImageDraw
 
-from ..attention.frontier import frontier
-from ..attention.profile import ERROR, Profile
-from ..attention.recording import Recording
+from ..attention.account.recording import Recording
+from ..attention.profiles.frontier import frontier
+from ..attention.profiles.profile import ERROR, Profile
 from .drawing import (
     INK,
     MUTED,

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ..attention.record import RunRecord
-from ..attention.statistics import RunSummary
+from ..attention.account.run_summary import RunSummary
+from ..attention.account.timeline import RunRecord
 from .figures import TIME_NAMES, by_count, mean, measured, per_cent, seconds_text, time_shares
 
 # Where it has to act in every layer and step, the first lines tell as much as all of them.

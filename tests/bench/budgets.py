@@ -1,25 +1,24 @@
 """What recording and the guard cost, whether a profile keeps its word, and whether predicted times come true:
-`python -m dit_accel.tests.bench.budgets --json FILE`, with the bundled model in ComfyUI, a quarter of an hour on a CPU.
+`python -m dit_accel.tests.bench budgets --json FILE`, with the bundled model in ComfyUI, a quarter of an hour on a CPU.
 """
 
 import argparse
 import json
 import statistics
 from dataclasses import replace
-from pathlib import Path
 
 import torch
 
-from dit_accel.accel.attention.allocate import make_profile
+from dit_accel.accel.attention.account.run_summary import RunSummary
 from dit_accel.accel.attention.budget import Budget
-from dit_accel.accel.attention.predict import predict
+from dit_accel.accel.attention.profiles.allocate import make_profile
+from dit_accel.accel.attention.profiles.predict import predict
 from dit_accel.accel.attention.run import Settings
-from dit_accel.accel.attention.statistics import RunSummary
 from dit_accel.accel.cli.machine import machine
 from dit_accel.accel.cli.table import table
-from dit_accel.accel.comfy import patch
-from dit_accel.accel.comfy.embedded import import_comfyui
-from dit_accel.accel.comfy.server import find_comfyui
+from dit_accel.accel.comfy.sparse import patch
+from dit_accel.accel.headless.embedded import import_comfyui
+from dit_accel.accel.headless.server import find_comfyui
 from dit_accel.tests.support import bundled
 
 SIZE, LARGE = (33, 192, 320), (33, 320, 480)  # 2,160 and 5,400 tokens
@@ -96,13 +95,12 @@ def words(row: dict) -> tuple[str, str, str]:
     return "guard", f"{row['seconds']:.2f} s", f"{share:.2%} of the run, {dense:.2%} of a dense run"
 
 
-if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--json", type=Path)
-    options = parser.parse_args()
+def run(options: argparse.Namespace) -> int:
+    """Prints the table, and writes options.json if asked."""
     import_comfyui(find_comfyui(), "--cpu")
     with torch.inference_mode():
-        found = measure()
-    print(show(found))
+        rows = measure()
+    print(show(rows))
     if options.json:
-        options.json.write_text(json.dumps({"machine": machine("no GPU"), "rows": found}, indent=1) + "\n")
+        options.json.write_text(json.dumps({"machine": machine("no GPU"), "rows": rows}, indent=1) + "\n")
+    return 0

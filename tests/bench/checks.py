@@ -1,4 +1,4 @@
-"""What has to be right on the device before its times count: `python -m dit_accel.tests.bench.checks WHAT --json FILE`.
+"""What has to be right on the device before its times count: `python -m dit_accel.tests.bench gpu_tests --json FILE`.
 
 `gpu_tests` runs the tests marked gpu, a file at a time; `sanitizer` runs small_calls.py under compute-sanitizer's
 memcheck and racecheck. A row for each: problems found (None where it could not run, with the reason as remark). What
@@ -14,10 +14,11 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from dit_accel.accel.bench.bars.others import GPU_TESTS, MEMCHECK, RACECHECK
-from dit_accel.accel.cli import bench_bars
-from dit_accel.accel.cli.rows import Rows
+from dit_accel.accel.cli.machine import machine
+from dit_accel.accel.cli.row_file import Rows
 from dit_accel.accel.cli.table import table
+from dit_accel.tests.bench.bars.others import GPU_TESTS, MEMCHECK, RACECHECK
+from dit_accel.tests.bench.commands import bars as bench_bars
 
 ROOT = Path(__file__).resolve().parents[2]
 SANITIZER = "compute-sanitizer"
@@ -54,7 +55,7 @@ def sanitizer(run: Run, done: Done) -> Iterator[dict]:
             continue
         # Without torch's cache of memory: what is written beyond a tensor would else land in the cache unseen.
         environment = {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}
-        driver = [sys.executable, "-m", "dit_accel.tests.bench.small_calls"]
+        driver = [sys.executable, "-m", "dit_accel.tests.bench", "small_calls"]
         status, said = run([SANITIZER, "--tool", tool, *OPTIONS, *driver], environment)
         yield about | summary(status, said)
 
@@ -101,17 +102,14 @@ def show(rows: Sequence[dict]) -> str:
     return table(("check", "what", "problems", "remark"), cells)
 
 
-if __name__ == "__main__":
-    from dit_accel.accel.cli.machine import machine
+CHECKS = {check.__name__: check for check in (gpu_tests, sanitizer)}
 
-    parser = argparse.ArgumentParser(description=__doc__)
-    checks = {check.__name__: check for check in (gpu_tests, sanitizer)}
-    parser.add_argument("what", choices=checks)
-    parser.add_argument("--json", type=Path)
-    parser.add_argument("--log", type=Path)
-    options = parser.parse_args()
-    kept = Rows(options.json, bench_bars.CHECKS, machine(""), resume=True)
-    for row in checks[options.what](logged(options.log), kept.of({})):
-        kept.add(row)
-    print(show(kept.rows))
-    sys.exit(any(row["failed"] for row in kept.rows))
+
+def run(options: argparse.Namespace) -> int:
+    """Makes options.check, prints the table, and writes options.json after every row if asked. Returns 1 where
+    something failed or could not run."""
+    rows = Rows(options.json, bench_bars.CHECKS, machine(""), resume=True)
+    for row in CHECKS[options.check](logged(options.log), rows.of({})):
+        rows.add(row)
+    print(show(rows.rows))
+    return int(any(row["failed"] for row in rows.rows))

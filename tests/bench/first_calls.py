@@ -1,4 +1,4 @@
-"""The first attention calls on a new machine, from nothing: `python -m dit_accel.tests.bench.first_calls`.
+"""The first attention calls on a new machine, from nothing: `python -m dit_accel.tests.bench first_calls`.
 
 One call of each pattern, planning included, one after another in one process, with an empty cache of Triton; tokens of
 a drawn clip, bf16 on a GPU. Without a GPU the calls run in the PyTorch reference and nothing is compiled. `--json FILE`
@@ -11,19 +11,19 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from dit_accel.accel.bench.bars.others import FIRST_CALLS as PATTERNS
-from dit_accel.accel.cli import bench_bars
-from dit_accel.accel.cli.rows import Rows
+from dit_accel.accel.cli.row_file import Rows
 from dit_accel.accel.cli.table import table
+from dit_accel.tests.bench.bars.others import FIRST_CALLS as PATTERNS
+from dit_accel.tests.bench.commands import bars as bench_bars
 
 
 def measure(grid: tuple[int, int, int], heads: int, rows: Rows, device: str, backend: str) -> None:
     """Adds a row for each pattern; a kernel that two share counts for the first."""
     from dit_accel.accel.attention import executor
     from dit_accel.accel.attention.budget import Budget
-    from dit_accel.accel.bench.attention import Planner
     from dit_accel.accel.bench.case import Case
     from dit_accel.accel.bench.inputs import drawn_inputs
+    from dit_accel.accel.bench.pattern_row import Planner
     from dit_accel.accel.bench.timing import once
 
     with tempfile.TemporaryDirectory() as cache:
@@ -51,22 +51,16 @@ def show(rows: Sequence[dict]) -> str:
     return table(columns, cells)
 
 
-def run(options: argparse.Namespace) -> None:
+def run(options: argparse.Namespace) -> int:
+    """Prints the table, and writes options.json after every row if asked."""
     import torch
 
-    from dit_accel.accel.cli.checks import kernel_problem
     from dit_accel.accel.cli.machine import machine
+    from dit_accel.accel.cli.needs import kernel_problem
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
     reason = kernel_problem(torch.bfloat16, 128)
     rows = Rows(options.json, bench_bars.FIRST_CALLS, machine(reason), resume=False)
     measure(tuple(options.grid), options.heads, rows, device, "reference" if reason else "triton")
     print(show(rows.rows))
-
-
-if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--grid", type=int, nargs=3, default=[21, 30, 52], metavar=("T", "H", "W"))
-    parser.add_argument("--heads", type=int, default=12)
-    parser.add_argument("--json", type=Path)
-    run(parser.parse_args())
+    return 0

@@ -1,4 +1,4 @@
-"""How long Triton compiles in the first run on a new machine: `python -m dit_accel.tests.bench.first_compile sm_90`.
+"""How long Triton compiles in the first run on a new machine: `python -m dit_accel.tests.bench first_compile sm_90`.
 
 Every kernel that a sampling run launches (bf16, head dimension 128; svg2, then svg_ear, then tree), compiled one after
 another for the chip named, from an empty cache, with no GPU. `--json FILE` keeps the rows.
@@ -10,7 +10,6 @@ import os
 import tempfile
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 from dit_accel.accel.cli.machine import machine
 from dit_accel.accel.cli.table import table
@@ -57,14 +56,12 @@ def show(rows: list[dict]) -> str:
     )
 
 
-if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("chip")
-    parser.add_argument("--json", type=Path)
-    options = parser.parse_args()
-    found = measure(options.chip)
-    print(show(found))
+def run(options: argparse.Namespace) -> int:
+    """Prints the table, and adds its rows to those of options.json if asked."""
+    rows = measure(options.chip)
+    print(show(rows))
     if options.json:
         earlier = json.loads(options.json.read_text())["rows"] if options.json.exists() else []
-        content = {"machine": machine("no GPU"), "rows": earlier + found}
+        content = {"machine": machine("no GPU"), "rows": earlier + rows}
         options.json.write_text(json.dumps(content, indent=1) + "\n")
+    return 0

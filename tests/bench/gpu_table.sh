@@ -49,7 +49,7 @@ done
 mkdir -p "$out"
 out=$(cd "$out" && pwd)
 
-bench() { python3 -m dit_accel.accel.cli.main bench "$@"; }
+bench() { python3 -m dit_accel.tests.bench "$@"; }
 
 # The table NAME of SUBJECT; one that was stopped goes on where it was.
 table() {
@@ -58,11 +58,11 @@ table() {
     bench "$subject" "$@" --json "$out/$name.json" --resume
 }
 
-# A driver of this folder, which writes the table NAME.
-driver() {
-    local name=$1 module=$2
-    shift 2
-    python3 -m "dit_accel.tests.bench.$module" "$@" --json "$out/$name.json"
+# The table SUBJECT, which has no --resume.
+plain_table() {
+    local subject=$1
+    shift
+    bench "$subject" "$@" --json "$out/$subject.json"
 }
 
 # The options for a drawn clip of such grids.
@@ -80,7 +80,7 @@ run_step() {
     [ ${#captures[@]} -eq 0 ] || inputs=(--capture "${captures[@]}" "${stacked[@]}")
     case $1 in
         tests)
-            driver gpu_tests checks gpu_tests --log "$out/tests.log"
+            plain_table gpu_tests --log "$out/tests.log"
             ;;
         attention)
             table attention attention --density 0.15 0.25 0.4 --precision 16-bit 8-bit --repeats 7 "${inputs[@]}" \
@@ -98,10 +98,10 @@ run_step() {
                 $(drawn 3x30x52 5x30x52 9x30x52) "${quick[@]}"
             ;;
         gate)
-            bench gate --json "$out/gate.json"
+            python3 -m dit_accel.accel.cli.main bench gate --json "$out/gate.json"
             ;;
         compile)
-            driver first_calls first_calls ${quick[0]:+--grid 2 8 8 --heads 1}
+            plain_table first_calls ${quick[0]:+--grid 2 8 8 --heads 1}
             ;;
         head64)
             table head64 attention --heads 24 --head-dim 64 --density 0.25 --precision 16-bit 8-bit --repeats 10 \
@@ -116,7 +116,7 @@ run_step() {
             table dcae dcae --pixels "$@" --repeats 3
             ;;
         sanitizer)
-            driver sanitizer checks sanitizer --log "$out/sanitizer.log"
+            plain_table sanitizer --log "$out/sanitizer.log"
             ;;
         flex)
             # Here all blocks are of one size, so FlexAttention can take the same masks.

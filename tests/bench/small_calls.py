@@ -1,8 +1,10 @@
-"""Every operation once on small shapes, for a tool that watches memory: `python -m dit_accel.tests.bench.small_calls`.
+"""Every operation once on small shapes, for a tool that watches memory: `python -m dit_accel.tests.bench small_calls`.
 
 All patterns in all formats that the device has, with text around the video and heads of 64 and 128 channels; a linear
 layer on all of its paths; the attention of an autoencoder. Results are thrown away: other tests compare them.
 """
+
+import argparse
 
 import torch
 
@@ -10,14 +12,14 @@ from dit_accel.accel.attention import executor
 from dit_accel.accel.attention.budget import Budget
 from dit_accel.accel.attention.layout import TokenLayout
 from dit_accel.accel.attention.planners import PATTERNS
-from dit_accel.accel.bench import linear
-from dit_accel.accel.bench.attention import Planner, formats_of
 from dit_accel.accel.bench.case import Case
 from dit_accel.accel.bench.inputs import Inputs
-from dit_accel.accel.cli.checks import kernel_problem
+from dit_accel.accel.bench.pattern_row import Planner, formats_of
+from dit_accel.accel.cli.needs import kernel_problem
 from dit_accel.accel.quant.compute import card_of
 from dit_accel.kernels.relu_linear_attention import apply_sums, kv_sums
 from dit_accel.kernels.row_attention import row_attention
+from dit_accel.tests.bench import linear
 
 LAYOUT = TokenLayout((5, 9, 11), prefix=7, suffix=3)
 HEADS = 2
@@ -44,7 +46,8 @@ def others(device: str, backend: str) -> None:
     apply_sums(qkv, kv_sums(qkv, head_dim=32, backend=backend), head_dim=32, backend=backend)
 
 
-def main() -> None:
+def run(options: argparse.Namespace) -> int:
+    """Raises what an operation raises."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     backend = "reference" if kernel_problem(torch.bfloat16, 128) else "triton"
     for dim in (64, 128):
@@ -53,7 +56,4 @@ def main() -> None:
     if device == "cuda":
         torch.cuda.synchronize()
     print(f"every operation ran on {device}, backend {backend}")
-
-
-if __name__ == "__main__":
-    main()
+    return 0

@@ -9,7 +9,7 @@ from random import Random
 
 import pytest
 
-from dit_accel.accel.comfy.server import Server
+from dit_accel.accel.headless.server import Server
 
 PACK = Path(__file__).parents[2]
 # Validation wants the files of the example workflow to exist; nothing here gets as far as reading them.

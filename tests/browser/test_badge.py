@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from dit_accel.accel.attention.account.run_summary import parse_line
 from dit_accel.accel.attention.reasons import NOT_SELF_ATTENTION
-from dit_accel.accel.attention.statistics import parse_line
 from dit_accel.tests.support.browsing import badges, changed, open_workflow, press_run
 
 pytestmark = pytest.mark.browser

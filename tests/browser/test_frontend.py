@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from dit_accel.accel.attention.statistics import parse_line
+from dit_accel.accel.attention.account.run_summary import parse_line
 from dit_accel.tests.support.browsing import open_workflow, press_run
 
 pytestmark = pytest.mark.browser

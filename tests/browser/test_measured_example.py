@@ -7,8 +7,8 @@ from pathlib import Path
 import av
 import pytest
 
+from dit_accel.accel.attention.account.run_summary import parse_line
 from dit_accel.accel.attention.reasons import NOT_SELF_ATTENTION
-from dit_accel.accel.attention.statistics import parse_line
 from dit_accel.tests.support.browsing import (
     badges,
     changed,

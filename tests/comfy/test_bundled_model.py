@@ -5,14 +5,14 @@ import json
 import pytest
 import torch
 
-from dit_accel.accel.bench.clip import find_clip, read_frames
-from dit_accel.accel.cli.capture import bundled
-from dit_accel.accel.comfy import conditioning
-from dit_accel.accel.comfy.loading import load_diffusion_model
-from dit_accel.accel.comfy.models import BUNDLED
-from dit_accel.accel.comfy.recorder import Recorder
-from dit_accel.accel.comfy.sampling import denoise_once
+from dit_accel.accel.comfy import conditioning_files
+from dit_accel.accel.comfy.folders import BUNDLED
+from dit_accel.accel.headless.attention_inputs import Recorder
+from dit_accel.accel.headless.clip import find_clip, read_frames
+from dit_accel.accel.headless.loading import load_diffusion_model
+from dit_accel.accel.headless.sampling import denoise_once
 from dit_accel.accel.report.metrics import psnr
+from dit_accel.tests.bench.commands.capture import bundled
 
 FILES = bundled("bunny")
 MIB = 2**20
@@ -96,7 +96,7 @@ def velocity_errors(model, latent, prompt) -> tuple[float, float]:
 
 
 def test_held_out_frames_are_denoised(model, latent):
-    error, of_the_mean = velocity_errors(model, latent, conditioning.load(FILES["conditioning"]))
+    error, of_the_mean = velocity_errors(model, latent, conditioning_files.load(FILES["conditioning"]))
     assert error <= 0.5 * of_the_mean
 
 
@@ -104,7 +104,7 @@ def test_prompts_matter(model, latent):
     """Where nothing of the picture is left, the prompt decides."""
     folder = FILES["conditioning"].parent
     found = {
-        path.stem: denoise_once(model, conditioning.load(path), latent, 1.0, seed=0)
+        path.stem: denoise_once(model, conditioning_files.load(path), latent, 1.0, seed=0)
         for path in sorted(folder.glob("*.safetensors"))
     }
     assert len(found) >= 5
@@ -127,7 +127,7 @@ def test_the_recorder_sees_what_the_model_computes(model, latent):
     recorder = Recorder(blocks=[1, 4])
     spied = model.clone()
     spied.model_options["transformer_options"]["optimized_attention_override"] = spy
-    prompt = conditioning.load(FILES["conditioning"])
+    prompt = conditioning_files.load(FILES["conditioning"])
     expected = denoise_once(spied, prompt, latent, 0.7, seed=0)
     assert torch.equal(denoise_once(recorder.attach(model), prompt, latent, 0.7, seed=0), expected)
 
@@ -140,7 +140,7 @@ def test_the_recorder_sees_what_the_model_computes(model, latent):
 
 
 def test_a_recorder_names_what_the_model_has_not(model, latent):
-    prompt = conditioning.load(FILES["conditioning"])
+    prompt = conditioning_files.load(FILES["conditioning"])
     with pytest.raises(ValueError, match="heads: expected numbers below 2, found 2"):
         denoise_once(Recorder(heads=[2]).attach(model), prompt, latent, 0.7, seed=0)
 

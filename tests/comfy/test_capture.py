@@ -1,4 +1,4 @@
-"""`dit-accel capture`, whole, at a small size; and the small capture that is committed for the tests."""
+"""The bench `capture`, whole, at a small size; and the small capture that is committed for the tests."""
 
 import json
 import re
@@ -9,9 +9,9 @@ import torch
 
 from dit_accel.accel.attention.planners import PATTERNS
 from dit_accel.accel.bench.captures import read
-from dit_accel.accel.bench.concentration import key_block_share
-from dit_accel.accel.cli import capture
-from dit_accel.accel.cli.main import main
+from dit_accel.tests.bench.__main__ import main
+from dit_accel.tests.bench.commands import capture
+from dit_accel.tests.bench.concentration import key_block_share
 
 SMALL = Path(__file__).parents[1] / "golden" / "small_capture.safetensors"
 GRID = (2, 4, 6)
@@ -68,7 +68,7 @@ def test_a_drawn_clip_needs_no_video(made, drawn):
 def test_the_bench_takes_it(made, tmp_path, capsys):
     rows = tmp_path / "rows.json"
     options = ["--repeats", "1", "--no-baselines", "--json", str(rows)]
-    assert main(["bench", "attention", "--capture", str(made), *options]) == 0
+    assert main(["attention", "--capture", str(made), *options]) == 0
     assert "what a trained model computed" in capsys.readouterr().out
     found = json.loads(rows.read_text("utf-8"))["rows"]
     hashes = [one.sha256() for one in read(made)[0]]

@@ -12,8 +12,8 @@ MISSING = ["aiohttp", "yarl", "alembic", "sqlalchemy", "av", "simpleeval", "blak
 CODE = f"""
 import sys
 sys.modules.update(dict.fromkeys({[*MISSING, "torchaudio"]}))  # an import of these raises
-from dit_accel.accel.cli.main import main
-assert main(["bench", "forward", "--layers", "1", "--grid", "4x6x8", "--repeats", "1"]) == 0
+from dit_accel.tests.bench.__main__ import main
+assert main(["forward", "--layers", "1", "--grid", "4x6x8", "--repeats", "1"]) == 0
 assert main(["capture", "--clip", "drawn", "--grid", "1", "2", "3", "--output", "c.safetensors"]) == 1
 del sys.modules["torchaudio"]
 assert main(["capture", "--clip", "drawn", "--grid", "1", "2", "3", "--output", "c.safetensors"]) == 0

@@ -14,7 +14,7 @@ def clips():
 
 
 def test_outputs_are_in_their_order_and_of_comfyuis_shapes(comfy, clips):
-    from dit_accel.accel.report.compare import compare
+    from dit_accel.accel.report.comparison import compare
     from dit_accel.nodes.compare import DitAccelCompareVideos
 
     schema = DitAccelCompareVideos.define_schema()

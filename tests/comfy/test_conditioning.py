@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from dit_accel.accel.comfy import conditioning as files
+from dit_accel.accel.comfy import conditioning_files as files
 from dit_accel.accel.version import PACK_VERSION
 
 

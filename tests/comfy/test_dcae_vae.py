@@ -13,7 +13,7 @@ FILES = ("dcae_mit_sana_like", "dcae_mit_mix_like")
 
 @pytest.fixture(scope="session")
 def autoencoder(comfy):
-    return importlib.import_module("dit_accel.accel.comfy.autoencoder")
+    return importlib.import_module("dit_accel.accel.comfy.dcae.autoencoder")
 
 
 @pytest.fixture(scope="session")

@@ -7,12 +7,12 @@ import torch
 
 from dit_accel.accel.attention.budget import Budget
 from dit_accel.accel.attention.run import Settings
-from dit_accel.accel.bench.forward import drawn_latent
-from dit_accel.accel.cli.main import main
-from dit_accel.accel.comfy.attention_clock import AttentionClock
-from dit_accel.accel.comfy.drawn_wan import BIAS, MODULATION, NORM, WEIGHT, DrawnWan, WanShape
-from dit_accel.accel.comfy.loading import load_diffusion_model
-from dit_accel.accel.comfy.models import BUNDLED
+from dit_accel.accel.comfy.folders import BUNDLED
+from dit_accel.accel.headless.attention_clock import AttentionClock
+from dit_accel.accel.headless.drawn_wan import BIAS, MODULATION, NORM, WEIGHT, DrawnWan, WanShape
+from dit_accel.accel.headless.loading import load_diffusion_model
+from dit_accel.tests.bench.__main__ import main
+from dit_accel.tests.bench.forward import drawn_latent
 
 GRID = (4, 8, 10)
 SHAPE = WanShape(256, 2, 2)
@@ -90,7 +90,7 @@ def test_the_clock_leaves_cross_attention_out():
 def test_the_command(comfy, tmp_path, capsys):
     path = tmp_path / "rows.json"
     asked = ["--pattern", "svg2", "window", "--precision", "16-bit", "8-bit", "--repeats", "1", "--json", str(path)]
-    assert main(["bench", "forward", "--layers", "1", "2", *asked]) == 0
+    assert main(["forward", "--layers", "1", "2", *asked]) == 0
     rows = json.loads(path.read_text("utf-8"))["rows"]
     assert [(row["what"], row["pattern"], row["precision"]) for row in rows] == [
         (what, pattern, precision)
@@ -104,7 +104,7 @@ def test_the_command(comfy, tmp_path, capsys):
         assert 0.001 < row["error"] < 1 and 0.15 < row["density"] <= 0.275
     said = capsys.readouterr().out
     assert "No kernel can run here" in said and "The guard is off." in said
-    assert main(["bench", "forward", "--layers", "1", "2", *asked, "--resume"]) == 0
+    assert main(["forward", "--layers", "1", "2", *asked, "--resume"]) == 0
     assert json.loads(path.read_text("utf-8"))["rows"] == rows
 
 
@@ -116,5 +116,5 @@ def test_the_command(comfy, tmp_path, capsys):
     ],
 )
 def test_what_does_not_fit_is_named(comfy, capsys, arguments, words):
-    assert main(["bench", "forward", *arguments]) == 1
+    assert main(["forward", *arguments]) == 1
     assert words in capsys.readouterr().err

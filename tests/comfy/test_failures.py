@@ -8,8 +8,8 @@ import torch
 import triton.runtime.errors
 
 from dit_accel.accel.attention import executor, reasons
+from dit_accel.accel.attention.memory import TensorCache
 from dit_accel.accel.attention.planners import PATTERNS, Pattern
-from dit_accel.accel.attention.state import TensorCache
 from dit_accel.kernels import registry
 
 LAYERS = 2  # of the model

@@ -44,7 +44,7 @@ def drops_the_best_block(monkeypatch):
     def plan(call, budget):
         call = replace(call, made={})
         made = planner.plan(call, budget)
-        from dit_accel.accel.attention.select import estimated_mass
+        from dit_accel.accel.attention.planners.select import estimated_mass
 
         queries, keys = call.made["clusters"]
         mass = estimated_mass(queries.centroids, keys.centroids, keys.sizes(), call.scale)

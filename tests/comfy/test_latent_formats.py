@@ -14,7 +14,7 @@ SANA = CONFIGS["f32c32-sana-1.0"]
 
 @pytest.fixture(scope="session")
 def latent_format(comfy):
-    return importlib.import_module("dit_accel.accel.comfy.latent_formats").latent_format
+    return importlib.import_module("dit_accel.accel.comfy.dcae.latent_formats").latent_format
 
 
 def test_scale_once(latent_format):

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from dit_accel.accel.attention import executor
-from dit_accel.accel.attention.evaluation import ForwardStatistics
-from dit_accel.accel.attention.state import TensorCache
+from dit_accel.accel.attention.account.forward_statistics import ForwardStatistics
+from dit_accel.accel.attention.memory import TensorCache
 from dit_accel.tests.support.forwards import make_run
 
 LAYERS, STEPS = 2, 3

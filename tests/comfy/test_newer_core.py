@@ -14,8 +14,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from dit_accel.accel.attention import executor, reasons
-from dit_accel.accel.comfy.override import OVERRIDE_KEY
-from dit_accel.accel.comfy.recorder import Recorder
+from dit_accel.accel.comfy.sparse.override import OVERRIDE_KEY
+from dit_accel.accel.headless.attention_inputs import Recorder
 
 # One case for each place in core's code from which a family calls attention.
 CALL_SITES = [

@@ -15,6 +15,6 @@ def test_patterns_are_the_planners(comfy):
 
 
 def test_presets_are_the_table(comfy):
-    from dit_accel.nodes.budget import DitAccelBudget
+    from dit_accel.nodes.attention_budget import DitAccelBudget
 
     assert set(options(DitAccelBudget, "preset")) == {*PRESETS, CUSTOM}

@@ -15,7 +15,7 @@ def named(tiny):
 
 @pytest.fixture
 def patch(comfy):
-    from dit_accel.accel.comfy import patch
+    from dit_accel.accel.comfy.sparse import patch
 
     return patch
 
@@ -51,7 +51,7 @@ def test_every_family_is_recorded_and_its_result_does_not_change(tiny, patch):
 @pytest.mark.parametrize("order", ["before", "after"])
 def test_a_profile_holds_in_a_sparse_run_whichever_node_came_first(tiny, case, model, patch, order):
     from dit_accel.accel.attention.run import Settings
-    from dit_accel.accel.comfy.profiling import profile_of
+    from dit_accel.accel.comfy.sparse.model_profile import profile_of
 
     settings = Settings(fallback="reference", budget=tiny.budget(top_p=0.6, floor=0.0, dense_first=0.3))
     if order == "before":
@@ -79,7 +79,7 @@ def test_a_profile_of_another_model_is_refused(tiny, named, model, case, patch):
     from dataclasses import replace
 
     from dit_accel.accel.attention.run import Settings
-    from dit_accel.accel.comfy.profiling import profile_of
+    from dit_accel.accel.comfy.sparse.model_profile import profile_of
 
     watched = recorded(patch, model)
     profile = profile_of(tiny.sample(watched, case, steps=4), watched, "error", TARGET).profile

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from dit_accel.accel.comfy.override import OVERRIDE_KEY
-from dit_accel.accel.comfy.recorder import Recorder
+from dit_accel.accel.comfy.sparse.override import OVERRIDE_KEY
+from dit_accel.accel.headless.attention_inputs import Recorder
 from dit_accel.tests.comfy.test_families import NAMES
 
 

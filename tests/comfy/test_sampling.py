@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from dit_accel.accel.attention import reasons
-from dit_accel.accel.attention.state import TensorCache
-from dit_accel.accel.attention.statistics import parse_line
+from dit_accel.accel.attention.account.run_summary import parse_line
+from dit_accel.accel.attention.memory import TensorCache
 
 LAYERS = 2  # of the model
 
@@ -67,7 +67,7 @@ def test_sliced_schedule_sees_its_own_part(tiny, case, model):
 
 def test_auto_budget_is_chosen_from_the_whole_schedule(tiny, case, model, comfy):
     from dit_accel.accel.attention.run import Settings
-    from dit_accel.accel.comfy import patch
+    from dit_accel.accel.comfy.sparse import patch
 
     sparse = patch.install(model, Settings(fallback="reference"))
     tiny.sample(sparse, case, steps=20, start_step=0, last_step=2)

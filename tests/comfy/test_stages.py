@@ -7,7 +7,7 @@ import torch
 
 from dit_accel.accel.attention import reasons
 from dit_accel.accel.attention.run import Settings
-from dit_accel.accel.comfy import patch
+from dit_accel.accel.comfy.sparse import patch
 
 
 @pytest.fixture(scope="module")

@@ -54,11 +54,11 @@ def flux(comfy, tmp_path_factory):
 def lora(patcher, strength):
     import comfy.sd
 
-    from dit_accel.accel.comfy import quant_ops
+    from dit_accel.accel.comfy.quant import operations
 
     random = torch.Generator().manual_seed(3)
     factors = {}
-    for name, layer in list(quant_ops.layers(patcher.model).items())[::3]:
+    for name, layer in list(operations.layers(patcher.model).items())[::3]:
         rows, columns = layer.weight.shape
         factors[f"{name}.lora_B.weight"] = torch.randn(rows, 8, generator=random) / columns**0.5
         factors[f"{name}.lora_A.weight"] = torch.randn(8, columns, generator=random) / 4
@@ -96,10 +96,10 @@ def picture(patcher):
 def test_same_result_in_one_graph(request, monkeypatch, file, run, backend, card):
     from comfy_api.torch_helpers import set_torch_compile_wrapper
 
-    from dit_accel.accel.comfy import svdquant
+    from dit_accel.accel.comfy.quant import loader
 
-    monkeypatch.setattr(svdquant, "card_of", lambda device: card)
-    model = svdquant.load(request.getfixturevalue(file), "w8a8" if card.chip == "sm_90" else "auto")
+    monkeypatch.setattr(loader, "card_of", lambda device: card)
+    model = loader.load(request.getfixturevalue(file), "w8a8" if card.chip == "sm_90" else "auto")
     patchers = [model, lora(model, 1.0)]
     expected = [run(patcher) for patcher in patchers]
     assert (expected[1] - expected[0]).norm() > 0.1 * expected[0].norm()

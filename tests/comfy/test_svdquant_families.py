@@ -78,7 +78,7 @@ def test_the_plain_model(tiny, folder, monkeypatch, name):
     import comfy.model_detection
     import comfy.sd
 
-    from dit_accel.accel.comfy import quant_ops, svdquant
+    from dit_accel.accel.comfy.quant import loader, operations
 
     with safe_open(folder / f"{name}.safetensors", "pt") as file:
         metadata = file.metadata()
@@ -89,9 +89,9 @@ def test_the_plain_model(tiny, folder, monkeypatch, name):
     packed, dense = quantised(original)
     tensors, header = tensors_of(packed)
     save_file(tensors, folder / f"{name}_4bit.safetensors", metadata={**metadata, **header})
-    model = svdquant.load(folder / f"{name}_4bit.safetensors")
+    model = loader.load(folder / f"{name}_4bit.safetensors")
     layers = sum(isinstance(tensor, Weight4) for tensor in packed.values())
-    assert len(quant_ops.layers(model.model)) == layers >= 14
+    assert len(operations.layers(model.model)) == layers >= 14
 
     dense_cases = importlib.import_module("dit_accel.tests.comfy.tiny.wan_variants").DENSE
     (case,) = (case for case in [*tiny.CASES, *(case for case, *_ in dense_cases)] if case.name == FAMILIES[name])

@@ -18,7 +18,7 @@ TARGETS = [f"blocks.{block}.{layer}" for block in range(2) for layer in FEW]
 
 @pytest.fixture(scope="session")
 def load(comfy):
-    return importlib.import_module("dit_accel.accel.comfy.svdquant").load
+    return importlib.import_module("dit_accel.accel.comfy.quant.loader").load
 
 
 @pytest.fixture(scope="module")
@@ -211,12 +211,12 @@ def test_kinds_together(model, plain, state):
 
 def test_low_rank_needs_no_dense_weight(model, state, monkeypatch):
     """Nor does what runs beside the layer."""
-    from dit_accel.accel.comfy import quant_ops
+    from dit_accel.accel.comfy.quant import operations
 
     def fail(*args):
         raise AssertionError("a weight was patched densely")
 
-    monkeypatch.setattr(quant_ops.lora, "patched", fail)
+    monkeypatch.setattr(operations.lora, "patched", fail)
     for kind in (native, loha, lokr):
         sample(loaded(model, kind(low_rank(state))))
     with pytest.raises(AssertionError, match="densely"):

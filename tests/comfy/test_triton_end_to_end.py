@@ -4,25 +4,25 @@ import importlib
 
 import pytest
 
-from dit_accel.accel.comfy import execution
+from dit_accel.accel.comfy.sparse import sparse_call
 from dit_accel.kernels import registry
 
 LAUNCHES = [
-    ("triton_kmeans", "launch_assign"),
-    ("triton_block_mean", "launch"),
-    ("triton_top_p", "launch_select"),
-    ("triton_gather", "launch_gather"),
-    ("triton_gather", "launch_lists"),
-    ("triton_block_sparse_attention", "launch"),
-    ("triton_compensation_error", "launch"),
-    ("triton_quantise", "launch"),
-    ("triton_group", "launch"),
-    ("triton_axis_tree", "launch"),
+    ("kmeans", "launch_assign"),
+    ("block_mean", "launch"),
+    ("top_p", "launch_select"),
+    ("gather", "launch_gather"),
+    ("gather", "launch_lists"),
+    ("block_sparse_attention", "launch"),
+    ("compensation_error", "launch"),
+    ("quantise", "launch"),
+    ("group", "launch"),
+    ("axis_tree", "launch"),
 ]
-CLUSTERS = {("triton_kmeans", "launch_assign"), ("triton_group", "launch")}
-TREE = ("triton_axis_tree", "launch")
-ERROR = ("triton_compensation_error", "launch")
-GATHER, QUANTISE = ("triton_gather", "launch_gather"), ("triton_quantise", "launch")
+CLUSTERS = {("kmeans", "launch_assign"), ("group", "launch")}
+TREE = ("axis_tree", "launch")
+ERROR = ("compensation_error", "launch")
+GATHER, QUANTISE = ("gather", "launch_gather"), ("quantise", "launch")
 UNUSED = {
     "svg_ear": {TREE},
     "svg2": {ERROR, TREE},
@@ -38,12 +38,12 @@ def launched(monkeypatch):
     registry.triton_problem.cache_clear()
     counts = dict.fromkeys(LAUNCHES, 0)
     for file, name in LAUNCHES:
-        module = importlib.import_module(f"dit_accel.kernels.{file}")
+        module = importlib.import_module(f"dit_accel.kernels.triton.{file}")
         real = getattr(module, name)
 
-        def launch(*args, key=(file, name), real=real):
+        def launch(*args, key=(file, name), real=real, **options):
             counts[key] += 1
-            return real(*args)
+            return real(*args, **options)
 
         monkeypatch.setattr(module, name, launch)
     return counts
@@ -59,7 +59,7 @@ def test_every_kernel_runs_and_agrees_with_the_reference(tiny, launched, monkeyp
     case = next(case for case in tiny.CASES if case.name == name)
     model = case.model()
     # The interpreter has the formats of chips without FP8.
-    monkeypatch.setattr(execution, "REFERENCE_CHIP", "interpreter")
+    monkeypatch.setattr(sparse_call, "REFERENCE_CHIP", "interpreter")
     label = " 8-bit" if precision == "8-bit" else ""
     settings = {"pattern": pattern, "precision": precision, "top_p": 0.5, "floor": 0.0}
     sparse = tiny.sparse(model, **settings, fallback="error")

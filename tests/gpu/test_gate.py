@@ -3,10 +3,10 @@
 import pytest
 import torch
 
-from dit_accel.accel.attention import fits, gate
 from dit_accel.accel.attention.budget import PRESETS
-from dit_accel.accel.attention.costs import Size
-from dit_accel.accel.bench import gate as bench
+from dit_accel.accel.attention.cost import fits, gate
+from dit_accel.accel.attention.cost.costs import Size
+from dit_accel.accel.bench import gate_fit
 
 pytestmark = [
     pytest.mark.gpu,
@@ -15,8 +15,8 @@ pytestmark = [
 
 
 def test_what_is_measured_here_decides_here_without_a_sync(tmp_path):
-    timings = bench.measure("cuda", torch.bfloat16, "triton", 2, [((2, 24, 32), 4), ((3, 32, 48), 8)])
-    costs = bench.fit(timings)
+    timings = gate_fit.measure("cuda", torch.bfloat16, "triton", 2, [((2, 24, 32), 4), ((3, 32, 48), 8)])
+    costs = gate_fit.fit(timings)
     assert costs.dense > 0
     device = torch.device("cuda", 0)
     fit = fits.Fit(gate.card_at(device).name, fits.software(), costs, tmp_path / "card.json")

@@ -140,7 +140,7 @@ def test_quantising_equals_the_reference(heads, length, query_blocks, key_blocks
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_blocks_read_through_descriptors_give_what_pointers_read(monkeypatch, dim, dtype, with_tail):
     """Where the chip has them. Blocks of 63 and 64 tokens, two batch rows, NaN in memory that nobody has written."""
-    from dit_accel.kernels import triton_block_sparse_attention as module
+    from dit_accel.kernels.triton import block_sparse_attention as module
 
     described, real = [], module._descriptor
     monkeypatch.setattr(module, "_descriptor", lambda *args: described.append(args) or real(*args))

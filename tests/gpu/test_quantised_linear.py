@@ -5,7 +5,6 @@ from dataclasses import replace
 import pytest
 import torch
 
-from dit_accel.accel.bench.linear import drawn_layer
 from dit_accel.accel.quant.compute import PATHS, W4A16, card_of, card_problem
 from dit_accel.accel.quant.linear import quantised_linear
 from dit_accel.accel.quant.shared import siblings
@@ -13,6 +12,7 @@ from dit_accel.accel.quant.weight4 import dequantise
 from dit_accel.kernels.quantise import FP8, INT8
 from dit_accel.kernels.rowwise import quantise_rows, scale_sums
 from dit_accel.kernels.unpack_w4 import E2M1, INT4, unpack_w4
+from dit_accel.tests.bench.linear import drawn_layer
 
 pytestmark = [
     pytest.mark.gpu,

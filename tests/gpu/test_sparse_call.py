@@ -6,8 +6,8 @@ import torch
 from dit_accel.accel.attention import executor
 from dit_accel.accel.attention.budget import Budget
 from dit_accel.accel.attention.layout import TokenLayout
+from dit_accel.accel.attention.memory import TensorCache
 from dit_accel.accel.attention.planners import PATTERNS
-from dit_accel.accel.attention.state import TensorCache
 from dit_accel.tests.support.calls import make_call
 from dit_accel.tests.support.forwards import evaluate, make_run, outside_comfyui
 

@@ -202,7 +202,7 @@ def test_equal_inputs_give_equal_results_and_no_random_number_is_drawn(backend):
 
 def halve(scores, leaves, level, size, step):
     """The kernel alone, on tokens in reverse order: what it was given, and what it made of it."""
-    from dit_accel.kernels import triton_axis_tree as module
+    from dit_accel.kernels.triton import axis_tree as module
 
     pairs, length = scores.shape
     order = in_order(1, pairs, length)[0].flip(1).contiguous()

@@ -151,7 +151,7 @@ HEADS, TOKENS, DIM = 40, 75_600, 128
 
 def test_launching_copies_nothing_and_reads_nothing_back(monkeypatch):
     """Reading a fake tensor would raise."""
-    from dit_accel.kernels import triton_row_attention as launcher
+    from dit_accel.kernels.triton import row_attention as launcher
 
     grids = []
 

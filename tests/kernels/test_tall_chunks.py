@@ -23,7 +23,7 @@ all_formats = pytest.mark.parametrize("formats", ALL_FORMATS, ids=lambda f: "+".
 @pytest.fixture
 def described(monkeypatch):
     """The shapes of all blocks that a descriptor was made for."""
-    from dit_accel.kernels import triton_block_sparse_attention as module
+    from dit_accel.kernels.triton import block_sparse_attention as module
 
     shapes, real = [], module._descriptor
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dit_accel.accel.comfy.server import Graph, Server
+from dit_accel.accel.headless.server import Graph, Server
 from dit_accel.tests.support import checkpoints, graphs
 
 REPOSITORY = Path(__file__).parents[2]

@@ -2,7 +2,7 @@
 
 import pytest
 
-from dit_accel.accel.comfy.server import GraphFailed, GraphRejected
+from dit_accel.accel.headless.server import GraphFailed, GraphRejected
 from dit_accel.tests.support.graphs import video
 
 MODEL = "wan21_t2v"

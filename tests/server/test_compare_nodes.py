@@ -2,7 +2,7 @@
 
 import pytest
 
-from dit_accel.accel.comfy.server import GraphFailed
+from dit_accel.accel.headless.server import GraphFailed
 from dit_accel.tests.support import bundled_graphs as bundled
 from dit_accel.tests.support.graphs import Graph
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from dit_accel.accel.comfy.server import GraphFailed, GraphRejected
+from dit_accel.accel.headless.server import GraphFailed, GraphRejected
 from dit_accel.tests.support.graphs import SMALL, Graph, nonce
 
 

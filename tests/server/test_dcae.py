@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from dit_accel.accel.comfy.server import GraphFailed
+from dit_accel.accel.headless.server import GraphFailed
 from dit_accel.tests.support.graphs import Graph
 
 GOLDEN = Path(__file__).parents[1] / "golden"

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from dit_accel.accel.comfy.server import GraphFailed
+from dit_accel.accel.headless.server import GraphFailed
 from dit_accel.tests.support.checkpoints import CALLS
 from dit_accel.tests.support.graphs import SMALL, Graph, nonce, video
 

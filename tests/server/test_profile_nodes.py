@@ -6,7 +6,7 @@ import re
 import numpy as np
 import pytest
 
-from dit_accel.accel.comfy.server import GraphFailed, GraphRejected
+from dit_accel.accel.headless.server import GraphFailed, GraphRejected
 from dit_accel.tests.support import bundled_graphs as bundled
 from dit_accel.tests.support.graphs import SMALL, Graph, nonce, video
 

@@ -5,8 +5,8 @@ import functools
 import numpy as np
 import pytest
 
+from dit_accel.accel.attention.account.run_summary import parse_line
 from dit_accel.accel.attention.planners import PATTERNS
-from dit_accel.accel.attention.statistics import parse_line
 from dit_accel.tests.support import graphs
 from dit_accel.tests.support.checkpoints import CALLS
 from dit_accel.tests.support.graphs import LARGE, SMALL, Graph

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from dit_accel.accel.comfy import server as module
-from dit_accel.accel.comfy.server import GraphRejected, Server, ServerDied, find_comfyui
+from dit_accel.accel.headless import server as module
+from dit_accel.accel.headless.server import GraphRejected, Server, ServerDied, find_comfyui
 from dit_accel.tests.support.graphs import Graph, nonce
 
 

@@ -8,7 +8,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from dit_accel.accel.comfy.server import GraphFailed, GraphRejected
+from dit_accel.accel.headless.server import GraphFailed, GraphRejected
 from dit_accel.accel.quant.formats.comfy_quant_writer import tensors_of
 from dit_accel.tests.support.graphs import SMALL, Graph, nonce
 from dit_accel.tests.support.quantised_wan import quantised

@@ -3,7 +3,7 @@
 import pytest
 
 from dit_accel.accel.attention.planners import PATTERNS
-from dit_accel.accel.comfy.server import GraphFailed, GraphRejected
+from dit_accel.accel.headless.server import GraphFailed, GraphRejected
 from dit_accel.tests.support.templates import TEMPLATES, inputs_of, model_edges, read_template
 
 MARKER = "__marker__"

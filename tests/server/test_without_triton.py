@@ -1,6 +1,6 @@
 """A machine without Triton and without a GPU: every node is there all the same."""
 
-from dit_accel.accel.comfy.server import Server
+from dit_accel.accel.headless.server import Server
 from dit_accel.tests.server.conftest import ARGUMENTS, ENVIRONMENT, REPOSITORY
 
 

@@ -5,8 +5,8 @@ import json
 import pytest
 
 from dit_accel.accel.attention.planners import PATTERNS
-from dit_accel.accel.bench.clip import find_clip, read_frames
 from dit_accel.accel.cli.main import main
+from dit_accel.accel.headless.clip import find_clip, read_frames
 
 pytestmark = pytest.mark.slow
 

@@ -24,8 +24,8 @@ def no_interpreter(monkeypatch):
 
 @pytest.mark.slow
 def test_the_error_that_was_asked_for_is_the_error_that_is_found(comfy, no_interpreter):
-    from dit_accel.accel.comfy import patch
-    from dit_accel.accel.comfy.profiling import profile_of
+    from dit_accel.accel.comfy.sparse import patch
+    from dit_accel.accel.comfy.sparse.model_profile import profile_of
     from dit_accel.tests.support import bundled
 
     with torch.inference_mode():

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from safetensors.torch import save_file
 
-from dit_accel.accel.comfy.server import Server
+from dit_accel.accel.headless.server import Server
 from dit_accel.tests.server.conftest import ARGUMENTS, ENVIRONMENT, REPOSITORY, Player
 from dit_accel.tests.support.graphs import Graph
 

@@ -1,7 +1,7 @@
 """Rows as the benches write them, made up: everything measured on an H200, and every bar of speed met."""
 
-from dit_accel.accel.attention.costs import Terms
-from dit_accel.accel.bench.bars import attention, growth, others
+from dit_accel.accel.attention.cost.costs import Terms
+from dit_accel.tests.bench.bars import attention, growth, others
 
 H200 = "NVIDIA H200; torch 2.11.0; dit-accel 0.1.0"
 CARD = Terms(dense=3.0, sparse_16bit=2.5, sparse_8bit=2.5)

@@ -8,10 +8,10 @@ from contextlib import contextmanager
 import torch
 
 from dit_accel.accel.attention import executor
-from dit_accel.accel.cli.capture import bundled
 from dit_accel.accel.cli.demo_graph import SHIFT
-from dit_accel.accel.comfy import conditioning
-from dit_accel.accel.comfy.loading import load_diffusion_model
+from dit_accel.accel.comfy import conditioning_files
+from dit_accel.accel.headless.loading import load_diffusion_model
+from dit_accel.tests.bench.commands.capture import bundled
 
 
 def load():
@@ -29,7 +29,7 @@ def sample(model, prompt: str, seed: int, size: tuple[int, int, int], steps: int
     frames, height, width = size
     latent = torch.zeros(1, 16, (frames - 1) // 4 + 1, height // 8, width // 8)
     noise = comfy.sample.prepare_noise(latent, seed)
-    text = conditioning.load(bundled(prompt)["conditioning"])
+    text = conditioning_files.load(bundled(prompt)["conditioning"])
     return comfy.sample.sample(
         model, noise, steps, 1.0, "euler", "simple", text, text, latent, seed=seed, disable_pbar=True
     )

@@ -1,8 +1,7 @@
 """The bundled model in graphs of any shape."""
 
 from dit_accel.accel.cli.demo_graph import MODEL, PROMPT, SHIFT, VAE
-
-from .graphs import Graph
+from dit_accel.tests.support.graphs import Graph
 
 # (frames, height, width) in pixels: 5 x 7 x 12 video tokens.
 SIZE = (17, 112, 192)

@@ -6,7 +6,7 @@ import torch
 
 from dit_accel.accel.attention.call import AttentionCall
 from dit_accel.accel.attention.layout import TokenLayout
-from dit_accel.accel.attention.state import LayerMemory, StaticPlans, TensorCache
+from dit_accel.accel.attention.memory import LayerMemory, StaticPlans, TensorCache
 
 
 def make_call(

@@ -4,10 +4,10 @@ import gzip
 import json
 from pathlib import Path
 
-from dit_accel.accel.bench.dcae_peers import diffusers_settings
 from dit_accel.accel.dcae.config import Config
 from dit_accel.accel.dcae.keys import Format, table
 from dit_accel.accel.dcae.shapes import Shape
+from dit_accel.tests.bench.dcae_peers import diffusers_settings
 
 __all__ = ["GOLDEN", "MIT_SHAPES", "TINY", "diffusers_settings", "golden", "in_file"]
 

@@ -2,15 +2,15 @@
 
 import contextlib
 
+from dit_accel.accel.attention.account.forward_statistics import ForwardStatistics
 from dit_accel.accel.attention.budget import Budget
-from dit_accel.accel.attention.evaluation import ForwardStatistics
 from dit_accel.accel.attention.layout import TokenLayout
 from dit_accel.accel.attention.run import Run, Settings
 from dit_accel.accel.attention.schedule import SigmaWindow
-from dit_accel.accel.comfy import execution, override
 from dit_accel.accel.comfy.families import Family
-from dit_accel.accel.comfy.forward import FORWARD_KEY, Forward
-from dit_accel.accel.comfy.override import attention_override
+from dit_accel.accel.comfy.sparse import override, sparse_call
+from dit_accel.accel.comfy.sparse.forward_state import FORWARD_KEY, Forward
+from dit_accel.accel.comfy.sparse.override import attention_override
 
 
 def make_run(fallback: str = "error", pattern: str = "svg2") -> Run:
@@ -39,5 +39,5 @@ def evaluate(run: Run, layout: TokenLayout, q, k, v, heads: int):
 
 def outside_comfyui(monkeypatch) -> None:
     """What a call asks of ComfyUI itself."""
-    for module in (override, execution):
+    for module in (override, sparse_call):
         monkeypatch.setattr(module, "pause_malloc_graph", contextlib.nullcontext)

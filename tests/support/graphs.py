@@ -2,7 +2,7 @@
 
 import itertools
 
-from .checkpoints import TEXT_WIDTH
+from dit_accel.tests.support.checkpoints import TEXT_WIDTH
 
 _nonces = itertools.count()
 

@@ -22,7 +22,7 @@ import comfy.utils
 import torch
 from torch import Tensor
 
-from .svdquant import INT4, dequantise, pack_awq, pack_svdquant, quantise, smoothing
+from dit_accel.tests.support.svdquant import INT4, dequantise, pack_awq, pack_svdquant, quantise, smoothing
 
 CPP, PYTHON = "cpp", "python"
 PARTS = {"smooth_factor": "smooth", "smooth_factor_orig": "smooth_orig", "proj_down": "lora_down", "proj_up": "lora_up"}

@@ -6,8 +6,7 @@ import torch
 from torch import Tensor
 
 from dit_accel.accel.quant.weight4 import INT4, Weight4, dequantise
-
-from .svdquant import quantise, smoothing
+from dit_accel.tests.support.svdquant import quantise, smoothing
 
 LAYERS = (
     *(f"{kind}_attn.{layer}" for kind in ("self", "cross") for layer in "qkvo"),

@@ -6,7 +6,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from dit_accel.accel.attention.recording import Level, Recording, Timing
+from dit_accel.accel.attention.account.recording import Level, Recording, Timing
 
 TOP_P = (0.3, 0.5, 0.7, 0.8, 0.9, 0.95)
 # Every layer takes 50 ms of dense attention a step, or 5 ms and 50 ms for what is kept.

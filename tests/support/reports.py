@@ -1,6 +1,6 @@
 """Graphs with a report on a run, and what the report node left behind."""
 
-from .graphs import SMALL, Graph
+from dit_accel.tests.support.graphs import SMALL, Graph
 
 
 def report(graph: Graph, model: list, samples: list, **inputs) -> list:

@@ -7,15 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dit_accel.accel.quant import packing
-from dit_accel.accel.quant.weight4 import (
-    E2M1,
-    E2M1_VALUES,
-    INT4,
-    Weight4,
-    dequantise,
-    pack_nibbles,
-    shift_bias,
-)
+from dit_accel.accel.quant.weight4 import E2M1, E2M1_VALUES, INT4, Weight4, dequantise, pack_nibbles, shift_bias
 
 RANK = 16
 FP8 = torch.float8_e4m3fn

@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from .graphs import Graph
+from dit_accel.tests.support.graphs import Graph
 
 _FOLDER = Path(__file__).parents[1] / "golden" / "templates_api"
 TEMPLATES = sorted(path.stem for path in _FOLDER.glob("*.json"))

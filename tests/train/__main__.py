@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from . import clips, dit, evaluate, export, latents, vae
+from dit_accel.tests.train import clips, dit, evaluate, export, latents, vae
 
 VAE_STEPS = 2000
 DIT_STEPS = 12600

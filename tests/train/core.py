@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import torch
 
-from dit_accel.accel.comfy.embedded import import_comfyui
-from dit_accel.accel.comfy.server import find_comfyui, missing_comfyui
-
-from .start import start_as_resizing
+from dit_accel.accel.headless.embedded import import_comfyui
+from dit_accel.accel.headless.server import find_comfyui, missing_comfyui
+from dit_accel.tests.train.start import start_as_resizing
 
 VAE = {
     "dim": 16,

@@ -7,10 +7,10 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from .clips import PROMPTS
-from .core import DIT, PROMPT_SCALE, make_dit
-from .latents import BUCKETS, Bucket
-from .loop import Training
+from dit_accel.tests.train.clips import PROMPTS
+from dit_accel.tests.train.core import DIT, PROMPT_SCALE, make_dit
+from dit_accel.tests.train.latents import BUCKETS, Bucket
+from dit_accel.tests.train.loop import Training
 
 LEARNING_RATE = 7e-4
 PROMPT_TOKENS = 4

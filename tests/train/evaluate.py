@@ -11,14 +11,13 @@ from safetensors.torch import load_file
 from torch import nn
 
 from dit_accel.accel.cli.demo_graph import MODEL, PROMPT, VAE
-from dit_accel.accel.comfy import conditioning
-from dit_accel.accel.comfy.models import BUNDLED, FOLDER
+from dit_accel.accel.comfy import conditioning_files
+from dit_accel.accel.comfy.folders import BUNDLED, FOLDER
 from dit_accel.accel.report.metrics import psnr
-
-from . import clips, latents
-from .core import make_dit, make_vae
-from .dit import velocity_error
-from .export import TRAINING
+from dit_accel.tests.train import clips, latents
+from dit_accel.tests.train.core import make_dit, make_vae
+from dit_accel.tests.train.dit import velocity_error
+from dit_accel.tests.train.export import TRAINING
 
 HEIGHT, WIDTH = 192, 320
 BUCKETS = ("192x112x33", "320x192x33")
@@ -64,7 +63,7 @@ def _denoising(folder: Path, device: torch.device) -> dict[str, Any]:
     for bucket in BUCKETS:
         for name, windows in table[bucket].items():
             clean = windows["held_out"].float().to(device)
-            ((prompt, _),) = conditioning.load(BUNDLED / FOLDER / PROMPT.format(name))
+            ((prompt, _),) = conditioning_files.load(BUNDLED / FOLDER / PROMPT.format(name))
             prompt = prompt.float().to(device).expand(len(clean), -1, -1)
             noise = torch.randn(clean.shape, generator=torch.Generator().manual_seed(0)).to(device)
             with torch.no_grad():

@@ -10,11 +10,10 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from dit_accel.accel.cli.demo_graph import MODEL, PROMPT, VAE
-from dit_accel.accel.comfy import conditioning
-from dit_accel.accel.comfy.models import BUNDLED, FOLDER
+from dit_accel.accel.comfy import conditioning_files
+from dit_accel.accel.comfy.folders import BUNDLED, FOLDER
 from dit_accel.accel.version import PACK_VERSION
-
-from . import clips, latents
+from dit_accel.tests.train import clips, latents
 
 LICENCE = "Apache-2.0; see MODEL_CARD.md"
 TRAINING = BUNDLED / "training.json"
@@ -41,7 +40,7 @@ def dit(folder: Path) -> None:
     prompts = average.pop("prompts")
     _write(average, BUNDLED / "diffusion_models" / MODEL)
     for name, prompt in zip((*clips.PROMPTS, "empty"), prompts, strict=True):
-        conditioning.save(BUNDLED / FOLDER / PROMPT.format(name), [[prompt[None], {}]])
+        conditioning_files.save(BUNDLED / FOLDER / PROMPT.format(name), [[prompt[None], {}]])
     curves = {name: _curve(folder / f"{name}.pt") for name in ("vae", "dit")}
     TRAINING.write_text(json.dumps(curves, indent=1) + "\n")
 

@@ -10,9 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from dit_accel.accel.files import replacing
-
-from . import clips
-from .core import latent_statistics, make_vae
+from dit_accel.tests.train import clips
+from dit_accel.tests.train.core import latent_statistics, make_vae
 
 # A silent channel must not be blown up to the size of the others.
 MIN_STD = 0.25

@@ -8,9 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from . import clips
-from .core import make_vae
-from .loop import Training
+from dit_accel.tests.train import clips
+from dit_accel.tests.train.core import make_vae
+from dit_accel.tests.train.loop import Training
 
 # Side and length of the crops, and their share of the steps: small ones first, since many steps teach more than large
 # ones. The network is causal and carries its state along: without long crops it drifts behind the frames it has seen.

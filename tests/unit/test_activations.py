@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from dit_accel.accel.comfy.linears import watched_linears
+from dit_accel.accel.comfy.quant.linears import watched_linears
 from dit_accel.accel.quant.activations import Activations
 
 

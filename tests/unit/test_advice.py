@@ -8,11 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dit_accel.accel.attention import reasons
+from dit_accel.accel.attention.account.run_summary import RunSummary
+from dit_accel.accel.attention.account.timeline import RunRecord, Step
 from dit_accel.accel.attention.budget import Budget, parse_blocks
 from dit_accel.accel.attention.planners import PATTERNS
-from dit_accel.accel.attention.record import RunRecord, Step
 from dit_accel.accel.attention.schedule import SigmaWindow
-from dit_accel.accel.attention.statistics import RunSummary
 from dit_accel.accel.report.advice import advice, all_advice
 
 WINDOW = reasons.OUTSIDE_WINDOW

@@ -10,11 +10,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dit_accel.accel.attention.allocate import UNSEEN, for_error, for_speed, make_profile
-from dit_accel.accel.attention.frontier import PARTS, curves, frontier
-from dit_accel.accel.attention.predict import predict
-from dit_accel.accel.attention.profile import Profile
-from dit_accel.accel.attention.recording import Recording
+from dit_accel.accel.attention.account.recording import Recording
+from dit_accel.accel.attention.profiles.allocate import UNSEEN, for_error, for_speed, make_profile
+from dit_accel.accel.attention.profiles.frontier import PARTS, curves, frontier
+from dit_accel.accel.attention.profiles.predict import predict
+from dit_accel.accel.attention.profiles.profile import Profile
 from dit_accel.tests.support.recordings import (
     NO_TIMING,
     TIMING,

@@ -7,12 +7,12 @@ from types import SimpleNamespace
 import pytest
 
 from dit_accel.accel.attention import reasons
+from dit_accel.accel.attention.account.run_summary import RunSummary
 from dit_accel.accel.attention.budget import PRESETS
 from dit_accel.accel.attention.run import Run, Settings
 from dit_accel.accel.attention.schedule import SigmaWindow
-from dit_accel.accel.attention.statistics import RunSummary
-from dit_accel.accel.comfy import badge
-from dit_accel.accel.comfy.badge import EVENT, Badge, numbers
+from dit_accel.accel.comfy.sparse import badge
+from dit_accel.accel.comfy.sparse.badge import EVENT, Badge, numbers
 
 
 def summary(**facts) -> RunSummary:

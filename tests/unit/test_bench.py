@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from dit_accel.accel.attention.budget import Budget
-from dit_accel.accel.bench import attention, inputs, timing
+from dit_accel.accel.bench import inputs, pattern_row, timing
 from dit_accel.accel.bench.case import Case
-from dit_accel.accel.bench.clip import find_clip
-from dit_accel.accel.cli.main import main
+from dit_accel.accel.headless.clip import find_clip
+from dit_accel.tests.bench.__main__ import main
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +76,7 @@ def case(small):
 
 
 def row_of(case, budget, formats=None, asked_density=None):
-    return attention.measure(attention.plan_timed(case, "svg2", budget, "asked", asked_density), formats)
+    return pattern_row.measure(pattern_row.plan_timed(case, "svg2", budget, "asked", asked_density), formats)
 
 
 def test_error_is_that_of_the_timed_output(case, monkeypatch):
@@ -89,7 +89,7 @@ def test_error_is_that_of_the_timed_output(case, monkeypatch):
     assert [honest[name] for name in ("top_p", "floor", "max_density", "repeats")] == [0.9, 0.05, 1.0, 1]
     # A wrong kernel must show: the bench measures what it timed, not a second computation.
     outs = iter([torch.ones_like(case.q)] * 4 + [torch.zeros_like(case.q)])
-    monkeypatch.setattr(attention.executor, "execute", lambda q, k, v, plan, **_: next(outs))
+    monkeypatch.setattr(pattern_row.executor, "execute", lambda q, k, v, plan, **_: next(outs))
     assert row_of(case, Budget())["error"] == pytest.approx(1.0)
 
 
@@ -106,7 +106,7 @@ def test_useful_flops_count_kept_pairs_and_the_kernel_alone(case):
 
 
 def test_the_8_bit_formats_are_executed(case):
-    (formats,) = attention.formats_of(torch.device("cpu"))
+    (formats,) = pattern_row.formats_of(torch.device("cpu"))
     plain, rounded = row_of(case, Budget(top_p=1.0)), row_of(case, Budget(top_p=1.0), formats)
     assert (plain["formats"], rounded["formats"]) == ("float32", "int8 x float32")
     assert plain["error"] < 1e-4 < rounded["error"] < 0.05
@@ -122,7 +122,7 @@ def test_a_row_that_ran_dense_is_invalid(case, monkeypatch):
     def dense(q, k, v, plan, *, formats, scale, backend):
         return torch.nn.functional.scaled_dot_product_attention(q, k, v, scale=scale)
 
-    monkeypatch.setattr(attention.executor, "execute", dense)
+    monkeypatch.setattr(pattern_row.executor, "execute", dense)
     row = row_of(case, Budget())
     assert row["sparse_share"] == 0 and not row["valid"]
     assert "only 0% of the call ran sparse" in row["remark"]
@@ -132,10 +132,10 @@ def test_the_sparse_kernel_is_seen_where_triton_runs():
     """The interpreter stands in for the device: its call goes through the same operator."""
     small = inputs.drawn_inputs((2, 4, 8), heads=1, head_dim=64)
     case = Case(small, device="cpu", backend="reference", repeats=1)
-    plan = attention.Planner(case, "window", Budget()).first()
-    run = partial(attention.executor.execute, case.q, case.k, case.v, plan, scale=case.scale)
-    assert attention.sparse_share(partial(run, backend="triton"), "triton") == 1
-    assert attention.sparse_share(partial(run, backend="reference"), "triton") == 0
+    plan = pattern_row.Planner(case, "window", Budget()).first()
+    run = partial(pattern_row.executor.execute, case.q, case.k, case.v, plan, scale=case.scale)
+    assert pattern_row.sparse_share(partial(run, backend="triton"), "triton") == 1
+    assert pattern_row.sparse_share(partial(run, backend="reference"), "triton") == 0
 
 
 def test_two_medians_come_after_the_warm_up(monkeypatch):
@@ -178,7 +178,7 @@ def test_command_prints_a_table_and_writes_json(clip, tmp_path, capsys, monkeypa
     path = tmp_path / "rows.json"
     path.write_text("an older file")
     arguments = ["--tokens", "600", "--repeats", "1", "--pattern", "svg2"]
-    assert main(["bench", "attention", *arguments, "--json", str(path)]) == 0
+    assert main(["attention", *arguments, "--json", str(path)]) == 0
     assert list(tmp_path.iterdir()) == [path]
     text = capsys.readouterr().out
     assert "(no GPU)" in text and "show no speed-up" in text
@@ -200,5 +200,5 @@ def test_a_failed_write_keeps_the_old_json(clip, tmp_path, monkeypatch):
 
     monkeypatch.setattr(Path, "write_text", fail)
     with pytest.raises(OSError, match="disk full"):
-        main(["bench", "attention", "--tokens", "600", "--repeats", "1", "--json", str(path)])
+        main(["attention", "--tokens", "600", "--repeats", "1", "--json", str(path)])
     assert path.read_text() == "an older file"

@@ -6,16 +6,17 @@ import json
 import pytest
 import torch
 
-from dit_accel.accel.attention import gate as pack_gate
 from dit_accel.accel.attention.budget import Budget
-from dit_accel.accel.attention.costs import Size, predicted_costs
-from dit_accel.accel.attention.fits import Fit, write_fit
-from dit_accel.accel.bench import baselines
-from dit_accel.accel.bench.bars import attention, every, gate, others, planning
-from dit_accel.accel.bench.bars import rows as choosing
-from dit_accel.accel.cli import bench, bench_bars, machine
-from dit_accel.accel.cli.main import main
-from dit_accel.accel.cli.rows import Rows
+from dit_accel.accel.attention.cost import gate as pack_gate
+from dit_accel.accel.attention.cost.costs import Size, predicted_costs
+from dit_accel.accel.attention.cost.fits import Fit, write_fit
+from dit_accel.accel.cli import bench_attention, machine
+from dit_accel.accel.cli.row_file import Rows
+from dit_accel.tests.bench import baselines
+from dit_accel.tests.bench.__main__ import main
+from dit_accel.tests.bench.bars import attention, every, gate, others, planning
+from dit_accel.tests.bench.bars import rows as choosing
+from dit_accel.tests.bench.commands import bars as bench_bars
 from dit_accel.tests.support.bar_tables import CARD, H200, HALF, INT8_FP8, mine, tables
 
 
@@ -231,7 +232,7 @@ def test_rows_of_an_h200_come_first():
 def test_the_command(tables, tmp_path, monkeypatch, capsys):
     """Tables by the format of their files, three of them by the files' names."""
     kinds = {name: kind for kind, name in bench_bars.TABLES.items()} | dict.fromkeys(
-        (bench_bars.GROWTH, bench_bars.SHORT, bench_bars.HEAD64), bench.KIND
+        (bench_bars.GROWTH, bench_bars.SHORT, bench_bars.HEAD64), bench_attention.KIND
     )
     where = {"device": "NVIDIA H200", "torch": "2.11.0", "pack": "0.1.0", "driver": "570.1", "triton": "3.6.0"}
     files = []
@@ -245,7 +246,7 @@ def test_the_command(tables, tmp_path, monkeypatch, capsys):
         for row in rows:
             kept.add(row)
     path = tmp_path / "bars.json"
-    assert main(["bench", "bars", *map(str, files), "--json", str(path)]) == 0
+    assert main(["bars", *map(str, files), "--json", str(path)]) == 0
     lines = every.judge(tables)
     text = capsys.readouterr().out
     assert bench_bars.show(lines) in text and every.state(lines) in text
@@ -254,7 +255,7 @@ def test_the_command(tables, tmp_path, monkeypatch, capsys):
     # Growth under another name is a table of attention like any other.
     files[0].unlink()
     growing = files[[*tables].index("growth")].rename(tmp_path / "other.json")
-    assert main(["bench", "bars", str(growing)]) == 0
+    assert main(["bars", str(growing)]) == 0
     assert "instead of 75,600 x 40 x 128" in capsys.readouterr().out
 
 
@@ -262,7 +263,7 @@ def test_the_command(tables, tmp_path, monkeypatch, capsys):
 def test_a_file_of_something_else_is_named(tmp_path, capsys, name):
     path = tmp_path / name
     path.write_text("{}", "utf-8")
-    assert main(["bench", "bars", str(path)]) == 1
+    assert main(["bars", str(path)]) == 1
     assert f"{path}: expected" in capsys.readouterr().err
 
 

@@ -11,9 +11,10 @@ from torch.nn.attention.flex_attention import flex_attention
 
 from dit_accel.accel.attention import executor
 from dit_accel.accel.attention.budget import Budget
-from dit_accel.accel.bench import attention, baselines, flex, quality
+from dit_accel.accel.bench import pattern_row
 from dit_accel.accel.bench.case import Case
 from dit_accel.accel.bench.inputs import drawn_inputs
+from dit_accel.tests.bench import baselines, flex, quality
 from dit_accel.tests.support import peers
 
 
@@ -27,7 +28,7 @@ def case():
 
 def planned(case, pattern="window", density=0.3):
     budget = Budget(top_p=1.0, floor=0.0, max_density=density)
-    return attention.plan_timed(case, pattern, budget, f"density {density}", density)
+    return pattern_row.plan_timed(case, pattern, budget, f"density {density}", density)
 
 
 def measure(case, name):

@@ -6,9 +6,9 @@ import sys
 import pytest
 import torch
 
-from dit_accel.accel.bench.bars.others import FIRST_CALLS
-from dit_accel.accel.cli.rows import Rows
+from dit_accel.accel.cli.row_file import Rows
 from dit_accel.tests.bench import checks, first_calls, small_calls
+from dit_accel.tests.bench.bars.others import FIRST_CALLS
 
 CLEAN = "every operation ran on cuda, backend triton\n"
 MACHINE = {"device": "NVIDIA H200", "torch": "2.11.0", "pack": "0.1.0"}
@@ -61,7 +61,7 @@ def test_the_tools_watch_the_driver(monkeypatch):
 
     assert [row["problems"] for row in checks.sanitizer(run, never)] == [0, 0]
     assert all(f"--tool {tool}" in command for tool, command in zip(("memcheck", "racecheck"), commands, strict=True))
-    assert all(command.endswith("-m dit_accel.tests.bench.small_calls") for command in commands)
+    assert all(command.endswith("-m dit_accel.tests.bench small_calls") for command in commands)
 
 
 @pytest.mark.parametrize(
@@ -115,5 +115,5 @@ def test_first_calls_of_every_pattern(tmp_path, monkeypatch):
 
 
 def test_small_calls_reach_every_operation(capsys):
-    small_calls.main()
+    small_calls.run(None)
     assert capsys.readouterr().out.endswith("every operation ran on cpu, backend reference\n")

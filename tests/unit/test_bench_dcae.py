@@ -6,9 +6,9 @@ import sys
 import pytest
 import torch
 
-from dit_accel.accel.bench import dcae
-from dit_accel.accel.cli.main import main
 from dit_accel.accel.dcae.config import CONFIGS
+from dit_accel.tests.bench import dcae
+from dit_accel.tests.bench.__main__ import main
 from dit_accel.tests.support.dcae_networks import VARIANTS
 
 WAYS = [dcae.WHOLE, dcae.STRIPS, dcae.DIFFUSERS, dcae.TILED]
@@ -63,19 +63,19 @@ def test_one_failure_costs_one_row(case, monkeypatch):
 def test_the_command(tmp_path, capsys, monkeypatch):
     monkeypatch.setitem(CONFIGS, "tiny", VARIANTS["sana"])
     path = tmp_path / "rows.json"
-    command = ["bench", "dcae", "--variant", "tiny", "--pixels", "64", "--rows", "2", "--repeats", "1"]
+    command = ["dcae", "--variant", "tiny", "--pixels", "64", "--rows", "2", "--repeats", "1"]
     assert main([*command, "--json", str(path)]) == 0
     rows = json.loads(path.read_text("utf-8"))["rows"]
     assert [(row["part"], row["way"]) for row in rows] == [(part, way) for part in dcae.PARTS for way in WAYS]
     assert main([*command, "--json", str(path), "--resume"]) == 0
     assert json.loads(path.read_text("utf-8"))["rows"] == rows
     capsys.readouterr()
-    assert main(["bench", "show", str(path)]) == 0
+    assert main(["show", str(path)]) == 0
     assert "diffusers tiled" in capsys.readouterr().out
 
 
 def test_what_cannot_be_asked(capsys):
-    assert main(["bench", "dcae", "--variant", "unknown"]) == 1
+    assert main(["dcae", "--variant", "unknown"]) == 1
     assert "--variant: expected one of f32c32-in-1.0" in capsys.readouterr().err
-    assert main(["bench", "dcae", "--pixels", "100"]) == 1
+    assert main(["dcae", "--pixels", "100"]) == 1
     assert "--pixels: expected multiples of 32, found 100" in capsys.readouterr().err

@@ -8,13 +8,13 @@ import pytest
 import torch
 
 from dit_accel.accel.attention import reasons
+from dit_accel.accel.attention.account.run_summary import RunSummary
 from dit_accel.accel.attention.budget import Budget
-from dit_accel.accel.attention.statistics import RunSummary
-from dit_accel.accel.bench import forward
 from dit_accel.accel.bench.sweep import Ask
-from dit_accel.accel.cli import bench_forward
-from dit_accel.accel.cli.main import main
-from dit_accel.accel.cli.rows import Rows
+from dit_accel.accel.cli.row_file import Rows
+from dit_accel.tests.bench import forward
+from dit_accel.tests.bench.__main__ import main
+from dit_accel.tests.bench.commands import forward as bench_forward
 
 OUT = torch.tensor([3.0, 4.0])
 
@@ -160,7 +160,7 @@ def test_the_table_and_show(timings, tmp_path, capsys):
     kept = Rows(path, bench_forward.KIND, {"device": "d", "torch": "t", "pack": "p"}, resume=False)
     for row in rows(make_case(Model())):
         kept.add(row)
-    assert main(["bench", "show", str(path)]) == 0
+    assert main(["show", str(path)]) == 0
     said = capsys.readouterr().out
     header, _, cells = said.splitlines()[2:5]
     assert header.split()[:5] == ["what", "layers", "tokens", "grid", "pattern"]

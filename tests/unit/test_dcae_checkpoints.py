@@ -10,10 +10,10 @@ import torch
 from diffusers import AutoencoderDC
 from safetensors.torch import load_file, save, save_file
 
+from dit_accel.accel.dcae.checkpoint import read
 from dit_accel.accel.dcae.config import CONFIGS, EVIT, INTERPOLATE, STRIDED, Config, Stage
 from dit_accel.accel.dcae.keys import DIFFUSERS, FORMATS, MIT, from_ours, to_ours
 from dit_accel.accel.dcae.network import DCAE
-from dit_accel.accel.dcae.reading import read
 from dit_accel.accel.dcae.shapes import expected_shapes
 from dit_accel.tests.support.dcae_files import MIT_SHAPES, TINY, diffusers_settings, golden, in_file
 

@@ -7,11 +7,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from dit_accel.accel.dcae.checkpoint import read
 from dit_accel.accel.dcae.config import BATCH, CONFIGS, EVIT, RELU, SILU, UNSHUFFLE, Config, Stage
 from dit_accel.accel.dcae.detect import detect
 from dit_accel.accel.dcae.hints import Hints, gather
 from dit_accel.accel.dcae.keys import DIFFUSERS, FORMATS, MIT, from_ours, place, table, to_ours
-from dit_accel.accel.dcae.reading import read
 from dit_accel.tests.support.dcae_files import MIT_SHAPES, TINY, diffusers_settings, golden, in_file
 
 ALIKE = [name for name in CONFIGS if "-in-" in name or "-mix-" in name]

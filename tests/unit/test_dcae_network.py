@@ -5,10 +5,10 @@ import torch
 from diffusers import AutoencoderDC
 from safetensors.torch import load_file
 
-from dit_accel.accel.dcae.attention import LinearAttention
+from dit_accel.accel.dcae.checkpoint import read
 from dit_accel.accel.dcae.keys import DIFFUSERS, to_ours
+from dit_accel.accel.dcae.linear_attention import LinearAttention
 from dit_accel.accel.dcae.network import DCAE
-from dit_accel.accel.dcae.reading import read
 from dit_accel.accel.dcae.streaming import cut
 from dit_accel.tests.support.dcae_files import TINY, diffusers_settings, golden
 from dit_accel.tests.support.dcae_networks import VARIANTS, latent, picture, random_network

@@ -11,10 +11,10 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from dit_accel.accel.cli.main import main
+from dit_accel.accel.dcae.checkpoint import read
 from dit_accel.accel.dcae.keys import DIFFUSERS, MIT, from_ours, to_ours
 from dit_accel.accel.dcae.network import DCAE
 from dit_accel.accel.dcae.preview import KIND, VERSION, fit, shrink
-from dit_accel.accel.dcae.reading import read
 from dit_accel.tests.support.dcae_files import diffusers_settings, golden
 
 SCALE = 0.25

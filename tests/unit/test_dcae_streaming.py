@@ -5,10 +5,10 @@ import functools
 import pytest
 import torch
 
-from dit_accel.accel.dcae import attention, blocks, streaming
+from dit_accel.accel.dcae import layers, linear_attention, streaming
 from dit_accel.accel.dcae.config import CONFIGS
-from dit_accel.accel.dcae.memory import peak_bytes, rows_for
 from dit_accel.accel.dcae.network import DCAE
+from dit_accel.accel.dcae.peak_memory import peak_bytes, rows_for
 from dit_accel.kernels.relu_linear_attention import split_heads
 from dit_accel.tests.support.dcae_networks import ONE_ORDER, VARIANTS, latent, picture, random_network
 from dit_accel.tests.support.memory import LiveMemory
@@ -72,9 +72,9 @@ def in_one_order(monkeypatch):
     def mean_square(x):
         return sum(channel * channel for channel in x.split(1, 1)) / x.shape[1]
 
-    monkeypatch.setattr(blocks, "mean_square", mean_square)
-    monkeypatch.setattr(attention, "kv_sums", sums)
-    monkeypatch.setattr(attention, "apply_sums", apply)
+    monkeypatch.setattr(layers, "mean_square", mean_square)
+    monkeypatch.setattr(linear_attention, "kv_sums", sums)
+    monkeypatch.setattr(linear_attention, "apply_sums", apply)
 
 
 @pytest.mark.parametrize("size", [(9, 2, 1), (7, 3, 3)], ids=str)

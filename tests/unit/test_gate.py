@@ -10,10 +10,10 @@ import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from dit_accel.accel.attention import fits, gate, reasons
+from dit_accel.accel.attention import reasons
 from dit_accel.accel.attention.budget import PRESETS, Budget
-from dit_accel.accel.attention.costs import (
-    Planning,
+from dit_accel.accel.attention.cost import fits, gate
+from dit_accel.accel.attention.cost.costs import (
     Size,
     Terms,
     attend_work,
@@ -26,12 +26,14 @@ from dit_accel.accel.attention.costs import (
 )
 from dit_accel.accel.attention.layout import TokenLayout
 from dit_accel.accel.attention.planners import PATTERNS
+from dit_accel.accel.attention.planners.planning import Planning
 from dit_accel.accel.attention.run import Settings
-from dit_accel.accel.bench import gate as bench
-from dit_accel.accel.cli import bench_gate, checks
+from dit_accel.accel.bench import gate_fit
+from dit_accel.accel.cli import bench_gate, needs
 from dit_accel.accel.cli.main import main
-from dit_accel.accel.comfy import models, override
-from dit_accel.accel.comfy.patch import Patch
+from dit_accel.accel.comfy import folders as models
+from dit_accel.accel.comfy.sparse import override
+from dit_accel.accel.comfy.sparse.patch import Patch
 from dit_accel.kernels import registry
 from dit_accel.kernels.axis_tree import SAMPLES, levels
 from dit_accel.tests.support.forwards import make_forward, make_run, outside_comfyui
@@ -149,14 +151,14 @@ def test_trees_are_counted_node_by_node(tokens, query, key):
     assert plan_work(video_size(tokens), planning, 2) == plan_work(video_size(tokens), planning, 8)
 
 
-def timings(costs: Terms, noise: float = 0.0) -> list[bench.Timing]:
+def timings(costs: Terms, noise: float = 0.0) -> list[gate_fit.Timing]:
     """What `measure` would find on a card of such costs."""
     generator = torch.Generator().manual_seed(3)
     out = []
-    for grid, heads in bench.SIZES:
+    for grid, heads in gate_fit.SIZES:
         tokens = grid[0] * grid[1] * grid[2]
         size = video_size(tokens, heads)
-        works = [dense_work(size), *(bench.plan_work(size, SVG2, rounds) for rounds in (2, 8))]
+        works = [dense_work(size), *(gate_fit.plan_work(size, SVG2, rounds) for rounds in (2, 8))]
         works += [
             attend_work(size, planning, density, bits)
             for bits in (8, 16)
@@ -164,7 +166,7 @@ def timings(costs: Terms, noise: float = 0.0) -> list[bench.Timing]:
         ]
         for work in works:
             factor = 1 + noise * (2 * torch.rand(1, generator=generator).item() - 1)
-            out.append(bench.Timing("stand-in", size, 0.0, 16, work, work.milliseconds(costs) * factor))
+            out.append(gate_fit.Timing("stand-in", size, 0.0, 16, work, work.milliseconds(costs) * factor))
     return out
 
 
@@ -172,8 +174,8 @@ KNOWN = Terms(dense=2.1, sparse_16bit=3.3, sparse_8bit=2.4, assign=5.0, traffic=
 
 
 def test_the_fit_recovers_known_costs():
-    assert bench.fit(timings(KNOWN)) == pytest.approx(KNOWN, rel=1e-6)
-    noisy = bench.fit(timings(KNOWN, noise=0.03))
+    assert gate_fit.fit(timings(KNOWN)) == pytest.approx(KNOWN, rel=1e-6)
+    noisy = gate_fit.fit(timings(KNOWN, noise=0.03))
     assert noisy == pytest.approx(KNOWN, rel=0.25)
     assert noisy != pytest.approx(KNOWN, rel=1e-3)
 
@@ -183,20 +185,20 @@ def test_a_cost_that_does_not_show_is_zero():
         one._replace(milliseconds=one.milliseconds - 0.05 * one.work.rounds)
         for one in timings(KNOWN._replace(rounds=0.0))
     ]
-    fitted = bench.fit(nothing)
+    fitted = gate_fit.fit(nothing)
     assert fitted.rounds == 0
     assert min(fitted) == 0
 
 
 def test_a_fit_of_too_little_names_what_is_missing():
     with pytest.raises(ValueError, match="found nothing of sparse_8bit"):
-        bench.fit([one for one in timings(KNOWN) if not one.work.sparse_8bit])
+        gate_fit.fit([one for one in timings(KNOWN) if not one.work.sparse_8bit])
 
 
 def test_measuring_times_all_that_the_fit_needs():
     """On the CPU and the PyTorch reference: the way through, not the times."""
-    found = bench.measure("cpu", torch.float32, "reference", 1, [((2, 8, 8), 1), ((3, 8, 12), 2)])
-    costs = bench.fit(found)
+    found = gate_fit.measure("cpu", torch.float32, "reference", 1, [((2, 8, 8), 1), ((3, 8, 12), 2)])
+    costs = gate_fit.fit(found)
     assert costs.dense > 0
     assert len(found) == 18
     assert all(one.milliseconds > 0 for one in found)
@@ -443,7 +445,7 @@ def comfy_folder(tmp_path, monkeypatch):
 def measured(card, monkeypatch):
     monkeypatch.setattr(bench_gate, "kernel_problem", lambda *_: "")
     monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
-    monkeypatch.setattr(bench, "measure", lambda *_: timings(KNOWN))
+    monkeypatch.setattr(gate_fit, "measure", lambda *_: timings(KNOWN))
 
 
 def test_what_the_command_writes_the_next_run_reads(comfy_folder, measured, capsys):
@@ -480,7 +482,7 @@ def test_what_is_missing_is_one_sentence(measured, capsys, monkeypatch):
     monkeypatch.setattr(bench_gate, "find_comfyui", lambda: None)
     assert main(["bench", "gate"]) == 1
     assert "--json: expected a file to write to" in capsys.readouterr().err
-    monkeypatch.setattr(bench_gate, "kernel_problem", checks.kernel_problem)
+    monkeypatch.setattr(bench_gate, "kernel_problem", needs.kernel_problem)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert main(["bench", "gate"]) == 1
     assert "no kernel can run here: no GPU" in capsys.readouterr().err

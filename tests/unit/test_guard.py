@@ -5,13 +5,14 @@ import math
 import pytest
 import torch
 
-from dit_accel.accel.attention.blocks import block_order, ordered_blocks
-from dit_accel.accel.attention.evaluation import CallNumbers
+from dit_accel.accel.attention.account.forward_statistics import CallNumbers
+from dit_accel.accel.attention.account.sample import sample, sampled_rows
 from dit_accel.accel.attention.executor import execute
-from dit_accel.accel.attention.guard import EVERY, RAISES, ROWS, Guard, Promise, sample, sampled_rows
+from dit_accel.accel.attention.guard import EVERY, RAISES, ROWS, Guard, Promise
 from dit_accel.accel.attention.layout import TokenLayout
 from dit_accel.accel.attention.plan import SparsePlan
-from dit_accel.accel.attention.select import make_tail
+from dit_accel.accel.attention.planners.blocks import block_order, ordered_blocks
+from dit_accel.accel.attention.planners.select import make_tail
 from dit_accel.tests.support.calls import make_call
 from dit_accel.tests.support.oracle import attention_of_plan, token_mask
 

@@ -82,7 +82,7 @@ def test_loaded_by_path_and_by_name_in_one_process(comfyui):
     code = """
 load(folder)
 import importlib, torch
-import dit_accel.accel.comfy.patch
+import dit_accel.accel.comfy.sparse.patch
 other = importlib.import_module(folder.replace(".", "_x_") + ".kernels.kmeans")
 import dit_accel.kernels.kmeans as ours
 assert other is not ours
@@ -107,8 +107,8 @@ def test_our_nodes_never_shadow_comfyuis(comfy):
 @pytest.mark.parametrize("forbidden", ["exec(", "eval(", "os.system", "subprocess"])
 def test_registry_rules(forbidden):
     """The registry refuses packs that run code or commands from their nodes; the server driver is not a node."""
-    allowed = {ROOT / "accel" / "comfy" / "server.py"}
-    for folder in ("nodes", "kernels", "accel/attention", "accel/comfy"):
+    allowed = {ROOT / "accel" / "headless" / "server.py"}
+    for folder in ("nodes", "kernels", "accel/attention", "accel/comfy", "accel/headless"):
         for file in (ROOT / folder).rglob("*.py"):
             if file not in allowed:
                 assert forbidden not in file.read_text("utf-8"), file

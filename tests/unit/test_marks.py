@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from dit_accel.accel.attention.marks import VALUES, Mark, mark
+from dit_accel.accel.attention.account.marks import VALUES, Mark, mark
 
 SHAPE = (1, 16, 3, 20, 30)
 

@@ -14,12 +14,13 @@ from torch._subclasses.fake_tensor import (
 )
 
 from dit_accel.accel.attention import executor
+from dit_accel.accel.attention.account.forward_statistics import ForwardStatistics
+from dit_accel.accel.attention.account.stopwatch import Stopwatch
 from dit_accel.accel.attention.budget import PRESETS
-from dit_accel.accel.attention.evaluation import ForwardStatistics, Stopwatch
 from dit_accel.accel.attention.layout import TokenLayout
-from dit_accel.accel.attention.observer import CANDIDATES, Observer
+from dit_accel.accel.attention.memory import StaticPlans, TensorCache
 from dit_accel.accel.attention.planners import PATTERNS
-from dit_accel.accel.attention.state import StaticPlans, TensorCache
+from dit_accel.accel.attention.profiles.observer import CANDIDATES, Observer
 from dit_accel.kernels import (
     axis_tree,
     block_mean,
@@ -56,29 +57,33 @@ def launchers(monkeypatch):
     """Opens the custom operators, so that fake tensors reach the code that launches the kernels."""
     monkeypatch.setattr(registry, "architecture", lambda device: "sm_90")
     opened = {
-        (kmeans, "_assign_op"): ("triton_kmeans", "launch_assign", "_assign"),
-        (axis_tree, "_order_op"): ("triton_axis_tree", "launch", "_axes", "_scores", "_halve"),
-        (block_mean, "_mean_op"): ("triton_block_mean", "launch", "_mean"),
-        (top_p, "_select_op"): ("triton_top_p", "launch_select", "_select"),
-        (gather, "_gather_op"): ("triton_gather", "launch_gather", "_gather"),
-        (gather, "_lists_op"): ("triton_gather", "launch_lists", "_lists"),
-        (row_attention, "_rows_op"): ("triton_row_attention", "launch", "_attend_part"),
-        (group, "_group_op"): ("triton_group", "launch", "_count", "_place"),
-        (quantise, "_quantise_op"): ("triton_quantise", "launch", "_quantise"),
-        (compensation_error, "_error_op"): ("triton_compensation_error", "launch", "_error"),
-        (block_sparse_attention, "_attend_op"): ("triton_block_sparse_attention", "launch", "_attend"),
+        (kmeans, "_assign"): ("launch_assign", "_assign"),
+        (axis_tree, "_order"): ("launch", "_axes", "_scores", "_halve"),
+        (block_mean, "_mean"): ("launch", "_mean"),
+        (top_p, "_select"): ("launch_select", "_select"),
+        (gather, "_gather"): ("launch_gather", "_gather"),
+        (gather, "_lists"): ("launch_lists", "_lists"),
+        (row_attention, "_rows"): ("launch", "_attend_part"),
+        (group, "_group"): ("launch", "_count", "_place"),
+        (quantise, "_quantise"): ("launch", "_quantise"),
+        (compensation_error, "_error"): ("launch", "_error"),
+        (block_sparse_attention, "_attend"): ("launch", "_attend"),
     }
     launched = []
-    for (module, op), (file, launch, *kernels) in opened.items():
-        triton_module = importlib.import_module(f"dit_accel.kernels.{file}")
+    for (module, op), (launch, *kernels) in opened.items():
+        operation = module.__name__.rpartition(".")[2]
+        triton_module = importlib.import_module(f"dit_accel.kernels.triton.{operation}")
         for kernel in kernels:
             monkeypatch.setattr(triton_module, kernel, NoKernel())
 
-        def run(*args, module=triton_module, name=launch, **kwargs):
-            launched.append((module.__name__, name))
-            return getattr(module, name)(*args, **kwargs)
+        real = getattr(triton_module, launch)
 
-        monkeypatch.setattr(module, op, run)
+        def run(*args, real=real, key=(operation, launch), **kwargs):
+            launched.append(key)
+            return real(*args, **kwargs)
+
+        monkeypatch.setattr(triton_module, launch, run)
+        monkeypatch.setattr(module, f"{op}_op", getattr(module, f"{op}_triton"))
     return launched
 
 
@@ -138,7 +143,7 @@ def test_the_override_with_two_branches_and_text(launchers, monkeypatch):
             assert forward.statistics.sparse == {"triton": 1}
             assert out.shape == q.shape
         assert len(run.cache) == 2
-    assert ("triton_row_attention", "launch") in {(name.rpartition(".")[2], launch) for name, launch in launchers}
+    assert ("row_attention", "launch") in launchers
 
 
 @pytest.mark.parametrize("pattern", PATTERNS)
@@ -156,30 +161,18 @@ def test_measuring_at_full_size(launchers, static_maps_are_real, pattern):
 
 
 READS = {"item", "tolist", "cpu", "nonzero", "argwhere", "masked_select", "unique", "numpy", "synchronize"}
+ATTENTION, SPARSE = ROOT / "accel" / "attention", ROOT / "accel" / "comfy" / "sparse"
 CALL_PATH = [
     *(
-        ROOT / "accel" / "attention" / name
-        for name in (
-            "call.py",
-            "clusters.py",
-            "costs.py",
-            "executor.py",
-            "gate.py",
-            "guard.py",
-            "layout.py",
-            "plan.py",
-            "select.py",
-            "spending.py",
-            "state.py",
-            "static.py",
-            "trees.py",
-        )
+        ATTENTION / name
+        for name in ("call.py", "executor.py", "guard.py", "layout.py", "memory.py", "plan.py", "spending.py")
     ),
-    *sorted((ROOT / "accel" / "attention" / "planners").glob("*.py")),
-    ROOT / "accel" / "comfy" / "override.py",
-    ROOT / "accel" / "comfy" / "execution.py",
-    ROOT / "accel" / "comfy" / "forward.py",
-    *sorted((ROOT / "kernels").glob("*.py")),
+    ATTENTION / "account" / "sample.py",
+    *(ATTENTION / "cost" / name for name in ("costs.py", "gate.py")),
+    # blocks.py works on the CPU, once for a layout.
+    *sorted(file for file in (ATTENTION / "planners").glob("*.py") if file.name != "blocks.py"),
+    *(SPARSE / name for name in ("override.py", "sparse_call.py", "forward_state.py")),
+    *sorted((ROOT / "kernels").rglob("*.py")),
 ]
 
 
@@ -216,7 +209,7 @@ def test_call_path_never_reads_the_device(path):
 @pytest.mark.parametrize("function", ["measure", "_difference", "_density_by_head"])
 def test_measuring_never_reads_the_device(function):
     """The rest of observer.py runs between model evaluations, where it may."""
-    code = ast.parse((ROOT / "accel" / "attention" / "observer.py").read_text("utf-8"))
+    code = ast.parse((ATTENTION / "profiles" / "observer.py").read_text("utf-8"))
     (found,) = (node for node in code.body if isinstance(node, ast.FunctionDef) and node.name == function)
     assert reads_of_the_device(ast.unparse(found)) == []
 

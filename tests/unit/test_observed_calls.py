@@ -5,8 +5,8 @@ import torch
 
 from dit_accel.accel.attention import reasons
 from dit_accel.accel.attention.layout import TokenLayout
-from dit_accel.accel.attention.observer import Observer
-from dit_accel.accel.comfy import execution, override
+from dit_accel.accel.attention.profiles.observer import Observer
+from dit_accel.accel.comfy.sparse import override, sparse_call
 from dit_accel.kernels import registry
 from dit_accel.tests.support.forwards import make_forward, make_run, outside_comfyui
 
@@ -19,7 +19,7 @@ FAILURES = {torch.OutOfMemoryError: reasons.OUT_OF_MEMORY}
 def _no_kernel(monkeypatch):
     outside_comfyui(monkeypatch)
     monkeypatch.setattr(registry, "choose", lambda *_, **__: (None, "no GPU"))
-    for module in (override, execution):
+    for module in (override, sparse_call):
         monkeypatch.setattr(module, "failure_reason", lambda error, _: FAILURES.get(type(error)))
 
 
@@ -107,7 +107,7 @@ def test_an_error_in_measuring_that_is_no_matter_of_the_machine_is_shown(monkeyp
 
 def test_a_sample_that_runs_out_of_memory_makes_the_call_dense(monkeypatch):
     forward = make_forward(make_run("reference"), LAYOUT, branches=("a",))
-    failing(monkeypatch, execution, "sample", torch.OutOfMemoryError())
+    failing(monkeypatch, sparse_call, "sample", torch.OutOfMemoryError())
     assert (evaluate(forward) == 0).all()
     assert forward.statistics.dense == {reasons.OUT_OF_MEMORY: 1}
     assert not forward.statistics.sparse
@@ -123,7 +123,7 @@ def test_a_call_is_sampled_and_looked_at_only_while_the_guard_is_on(monkeypatch)
 
     off = make_forward(make_run("reference"), LAYOUT, branches=("a",))
     off.run.guard.on = False
-    failing(monkeypatch, execution, "sample", AssertionError("sampled"))
+    failing(monkeypatch, sparse_call, "sample", AssertionError("sampled"))
     evaluate(off)
     assert off.statistics._calls[0].total is None
     off.statistics.read()

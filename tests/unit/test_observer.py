@@ -7,13 +7,13 @@ from dataclasses import replace
 import pytest
 import torch
 
-from dit_accel.accel.attention import observer
-from dit_accel.accel.attention.evaluation import CallNumbers, ForwardStatistics
+from dit_accel.accel.attention.account.forward_statistics import CallNumbers, ForwardStatistics
+from dit_accel.accel.attention.account.sample import sampled_rows
 from dit_accel.accel.attention.executor import execute
-from dit_accel.accel.attention.guard import sampled_rows
 from dit_accel.accel.attention.layout import TokenLayout
-from dit_accel.accel.attention.observer import CANDIDATES, FLOOR, LEVELS, Observer, measure, observed_steps
 from dit_accel.accel.attention.planners import PATTERNS
+from dit_accel.accel.attention.profiles import observer
+from dit_accel.accel.attention.profiles.observer import CANDIDATES, FLOOR, LEVELS, Observer, measure, observed_steps
 from dit_accel.accel.attention.spending import Spending
 from dit_accel.tests.support.calls import make_call
 from dit_accel.tests.support.oracle import token_mask

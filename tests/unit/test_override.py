@@ -7,7 +7,7 @@ import torch
 
 from dit_accel.accel.attention import reasons
 from dit_accel.accel.attention.layout import TokenLayout
-from dit_accel.accel.comfy import override
+from dit_accel.accel.comfy.sparse import override
 from dit_accel.kernels import registry
 from dit_accel.tests.support.forwards import make_forward, make_run, outside_comfyui
 
@@ -74,7 +74,7 @@ def dense_calls():
     yield reasons.STRIDED, (strided, split(k), split(v)), {"skip_reshape": True}
 
 
-@pytest.mark.parametrize(("reason", "inputs", "kwargs"), dense_calls(), ids=lambda value: str(value)[:20])
+@pytest.mark.parametrize(("reason", "inputs", "kwargs"), dense_calls(), ids=[reason for reason, *_ in dense_calls()])
 @pytest.mark.parametrize("chained", [False, True])
 def test_other_calls_reach_the_original_function(reason, inputs, kwargs, chained):
     received = []

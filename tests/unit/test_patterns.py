@@ -6,9 +6,9 @@ import torch
 from dit_accel.accel.attention import executor
 from dit_accel.accel.attention.budget import PRESETS, Budget
 from dit_accel.accel.attention.layout import TokenLayout
+from dit_accel.accel.attention.memory import StaticPlans, TensorCache
 from dit_accel.accel.attention.planners import PATTERNS
-from dit_accel.accel.attention.select import estimated_mass, means
-from dit_accel.accel.attention.state import StaticPlans, TensorCache
+from dit_accel.accel.attention.planners.select import estimated_mass, means
 from dit_accel.tests.support.calls import make_call
 from dit_accel.tests.support.oracle import attention_of_plan, members
 

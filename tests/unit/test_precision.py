@@ -9,7 +9,7 @@ from dit_accel.accel.attention.budget import Budget
 from dit_accel.accel.attention.executor import execute
 from dit_accel.accel.attention.planners import PATTERNS
 from dit_accel.accel.attention.precision import OWN_ERROR, choose_formats
-from dit_accel.accel.attention.profile import Profile
+from dit_accel.accel.attention.profiles.profile import Profile
 from dit_accel.accel.bench.inputs import captured_inputs
 from dit_accel.kernels.attention_configs import FORMATS
 from dit_accel.kernels.quantise import FP8, INT8, Formats

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dit_accel.accel.attention.predict import Prediction, predict, problem, seconds, sparse_call
-from dit_accel.accel.attention.recording import Timing
+from dit_accel.accel.attention.account.recording import Timing
+from dit_accel.accel.attention.profiles.predict import Prediction, predict, problem, seconds, sparse_call
 from dit_accel.tests.support.recordings import NO_TIMING, TIMING
 
 

@@ -5,8 +5,8 @@ from dataclasses import replace
 
 import pytest
 
-from dit_accel.accel.attention.allocate import for_error
-from dit_accel.accel.attention.profile import Profile, check_target, read_profile, write_profile
+from dit_accel.accel.attention.profiles.allocate import for_error
+from dit_accel.accel.attention.profiles.profile import Profile, check_target, read_profile, write_profile
 from dit_accel.accel.version import PACK_VERSION
 from dit_accel.tests.support.recordings import random_recording
 

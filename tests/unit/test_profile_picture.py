@@ -7,8 +7,8 @@ import pytest
 import torch
 from PIL import Image
 
-from dit_accel.accel.attention.allocate import for_error, for_speed
-from dit_accel.accel.attention.recording import Recording
+from dit_accel.accel.attention.account.recording import Recording
+from dit_accel.accel.attention.profiles.allocate import for_error, for_speed
 from dit_accel.accel.report.drawing import MUTED, RULE
 from dit_accel.accel.report.profile_picture import DEPTHS, TARGET, profile_picture
 from dit_accel.accel.report.scale import Scale

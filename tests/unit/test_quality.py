@@ -10,12 +10,12 @@ import torch
 
 from dit_accel.accel.attention.layout import TokenLayout
 from dit_accel.accel.attention.plan import BlockOrder, SparsePlan
-from dit_accel.accel.bench import quality
 from dit_accel.accel.bench.density import LEAST
 from dit_accel.accel.bench.inputs import Inputs, captured_inputs
-from dit_accel.accel.bench.quality import SOURCES, judge, kept_mass, sol_density
-from dit_accel.accel.cli import bench_quality
-from dit_accel.accel.cli.main import main
+from dit_accel.tests.bench import quality
+from dit_accel.tests.bench.__main__ import main
+from dit_accel.tests.bench.commands import quality as bench_quality
+from dit_accel.tests.bench.quality import SOURCES, judge, kept_mass, sol_density
 
 CAPTURE = Path(__file__).resolve().parents[1] / "golden" / "small_capture.safetensors"
 
@@ -83,7 +83,7 @@ def test_command_writes_rows_and_a_table(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(quality, "sol_attn_problem", lambda head_dim: "it is not installed")
     path = tmp_path / "rows.json"
     arguments = ["--capture", str(CAPTURE), "--density", "0.4", "--pattern", "pooled", "--json", str(path)]
-    assert main(["bench", "quality", *arguments]) == 0
+    assert main(["quality", *arguments]) == 0
     text = capsys.readouterr().out
     assert (
         "pooled raster" in text
@@ -116,14 +116,14 @@ def test_calls_that_a_tail_makes_worse_are_named():
 
 
 def test_an_unknown_pattern_is_named(capsys):
-    assert main(["bench", "quality", "--capture", str(CAPTURE), "--pattern", "svg3"]) == 1
+    assert main(["quality", "--capture", str(CAPTURE), "--pattern", "svg3"]) == 1
     assert "svg3" in capsys.readouterr().err
 
 
 def test_a_file_that_is_no_capture_is_named(tmp_path, capsys):
     path = tmp_path / "x.safetensors"
     path.write_bytes(b"nothing")
-    assert main(["bench", "quality", "--capture", str(path)]) == 1
+    assert main(["quality", "--capture", str(path)]) == 1
     assert "x.safetensors" in capsys.readouterr().err
 
 

@@ -11,16 +11,7 @@ from comfy_kitchen.tensor import QuantizedTensor, TensorCoreSVDQuantW4A4Layout
 
 from dit_accel.accel.quant.compute import FP8, INT8, W4A4, W4A16
 from dit_accel.accel.quant.linear import dense_weight, quantised_linear
-from dit_accel.accel.quant.weight4 import (
-    E2M1,
-    E2M1_VALUES,
-    GELU_SHIFT,
-    INT4,
-    Weight4,
-    dequantise,
-    residual,
-    shift_bias,
-)
+from dit_accel.accel.quant.weight4 import E2M1, E2M1_VALUES, GELU_SHIFT, INT4, Weight4, dequantise, residual, shift_bias
 from dit_accel.kernels.quantise import row_codes
 from dit_accel.tests.support.interpreter import fp8_as_hardware_rounds_it  # noqa: F401
 from dit_accel.tests.support.svdquant import quantise, smoothing

@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from PIL import Image, ImageChops
 
 from dit_accel.accel.attention import reasons
+from dit_accel.accel.attention.account.run_summary import RunSummary
+from dit_accel.accel.attention.account.timeline import RunRecord, Step, Times
 from dit_accel.accel.attention.budget import parse_blocks
-from dit_accel.accel.attention.record import RunRecord, Step, Times
-from dit_accel.accel.attention.statistics import RunSummary
-from dit_accel.accel.report import advice, bars, drawing, figures
+from dit_accel.accel.report import advice, bar_chart, drawing, figures
 from dit_accel.accel.report.grid import BLANK, HATCH, Heatmap
 from dit_accel.accel.report.heatmap import MARGIN, WIDTH, report_picture
 from dit_accel.accel.report.payload import payload
@@ -143,18 +143,18 @@ def test_a_run_that_recorded_no_step_still_has_its_reasons_and_advice():
 def test_the_time_bar_is_cut_as_the_time_was_spent():
     shares = figures.time_shares(RUN.record)
     assert sum(share for _, _, share in shares) == pytest.approx(1)
-    bar = bars.time_bar(shares, 1000)
+    bar = bar_chart.time_bar(shares, 1000)
     colours = [bar.getpixel((x, 5)) for x in range(1000)]
-    counts = {name: colours.count(colour) for name, colour in bars.TIME_COLOURS.items()}
+    counts = {name: colours.count(colour) for name, colour in bar_chart.TIME_COLOURS.items()}
     assert counts.pop("recording") == 0, "nothing was recorded"
     assert counts == {"planning": 100, "kernel": 300, "dense": 50, "other": 346, "dense_steps": 200, "guard": 4}
     assert figures.time_shares(RunRecord()) == []
 
 
 def test_bars_of_counts_are_as_long_as_the_counts():
-    picture = bars.count_bars([("first", 40), ("second", 10)], 600)
+    picture = bar_chart.count_bars([("first", 40), ("second", 10)], 600)
     pixels = np.asarray(picture)
-    lengths = {int((row == bars.REASON_COLOUR).all(-1).sum()) for row in pixels} - {0}
+    lengths = {int((row == bar_chart.REASON_COLOUR).all(-1).sum()) for row in pixels} - {0}
     long, short = max(lengths), min(lengths)
     assert len(lengths) == 2 and short == pytest.approx(long / 4, abs=1)
 

@@ -6,9 +6,23 @@ from pathlib import Path
 
 import pytest
 
-from dit_accel.accel.bench.bars import every
-from dit_accel.accel.cli import bench_bars, bench_dcae, bench_planning, bench_quality, bench_video
 from dit_accel.tests.bench import budgets, first_compile
+from dit_accel.tests.bench.bars import every
+from dit_accel.tests.bench.commands import (
+    bars as bench_bars,
+)
+from dit_accel.tests.bench.commands import (
+    dcae as bench_dcae,
+)
+from dit_accel.tests.bench.commands import (
+    planning as bench_planning,
+)
+from dit_accel.tests.bench.commands import (
+    quality as bench_quality,
+)
+from dit_accel.tests.bench.commands import (
+    video as bench_video,
+)
 
 RESULTS = Path(__file__).resolve().parents[1] / "bench" / "results"
 PAGE = (RESULTS / "README.md").read_text("utf-8")

@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from dit_accel.accel.attention.costs import Size, dense_work, plan_work, predicted_costs
+from dit_accel.accel.attention.cost.costs import Size, dense_work, plan_work, predicted_costs
 from dit_accel.accel.attention.planners import PATTERNS
-from dit_accel.accel.bench import roofline
 from dit_accel.kernels.axis_tree import tree_depth
+from dit_accel.tests.bench import roofline
 
 PAGE = Path(__file__).parents[2] / "kernels" / "ROOFLINE.md"
 MODELS = {model.name: model for model in roofline.MODELS}

@@ -5,12 +5,12 @@ from dataclasses import replace
 import pytest
 import torch
 
+from dit_accel.accel.attention.account.forward_statistics import CallNumbers
 from dit_accel.accel.attention.budget import Budget
-from dit_accel.accel.attention.evaluation import CallNumbers
 from dit_accel.accel.attention.guard import Promise
 from dit_accel.accel.attention.layout import TokenLayout
 from dit_accel.accel.attention.planners import PATTERNS
-from dit_accel.accel.attention.profile import Profile
+from dit_accel.accel.attention.profiles.profile import Profile
 from dit_accel.accel.attention.run import Run, Settings
 from dit_accel.accel.attention.schedule import SigmaWindow
 from dit_accel.accel.attention.spending import Spending

@@ -9,7 +9,7 @@ from dit_accel.accel.attention.layout import TokenLayout
 from dit_accel.accel.bench import captures
 from dit_accel.accel.bench.captures import Capture
 from dit_accel.accel.bench.inputs import stacked_inputs
-from dit_accel.accel.cli.main import main
+from dit_accel.tests.bench.__main__ import main
 
 SMALL, LARGE = TokenLayout((2, 4, 8)), TokenLayout((2, 8, 8), prefix=3)
 
@@ -47,7 +47,7 @@ def test_the_commands_measure_the_one_call(write, tmp_path, capsys, subject):
     rows = tmp_path / "rows.json"
     options = ["--pattern", "window", "--density", "0.5", "--repeats", "1", "--json", str(rows)]
     options += ["--no-baselines"] if subject == "attention" else []
-    assert main(["bench", subject, "--capture", str(path), "--stack-heads", "3", *options]) == 0
+    assert main([subject, "--capture", str(path), "--stack-heads", "3", *options]) == 0
     assert "3 heads of m.safetensors" in capsys.readouterr().out
     found = json.loads(rows.read_text("utf-8"))["rows"]
     assert {(row["heads"], row["inputs_sha256"]) for row in found} == {(3, stacked_inputs([path], 3)[0].sha256)}
@@ -57,7 +57,7 @@ def test_the_commands_measure_the_one_call(write, tmp_path, capsys, subject):
 def test_too_few_heads_of_one_size_are_refused(write, capsys, heads):
     paths = [str(write(name, layout, 2)[0]) for name, layout in (("a", SMALL), ("b", LARGE))]
     paths.append(str(write("c", SMALL, 1, head_dim=128)[0]))
-    assert main(["bench", "attention", "--capture", *paths, "--stack-heads", heads]) == 1
+    assert main(["attention", "--capture", *paths, "--stack-heads", heads]) == 1
     expected = {
         "5": "--stack-heads: expected captures that have 5 heads of 2x4x8 tokens together, found 4",
         "2": "--capture: expected files of one head dimension, found [64, 128]",
@@ -66,5 +66,5 @@ def test_too_few_heads_of_one_size_are_refused(write, capsys, heads):
 
 
 def test_it_needs_captures(capsys):
-    assert main(["bench", "attention", "--drawn", "2x4x4", "--stack-heads", "4"]) == 1
+    assert main(["attention", "--drawn", "2x4x4", "--stack-heads", "4"]) == 1
     assert "--stack-heads: expected with --capture" in capsys.readouterr().err

@@ -8,7 +8,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dit_accel.accel.attention.blocks import (
+from dit_accel.accel.attention.layout import TokenLayout
+from dit_accel.accel.attention.planners.blocks import (
     VideoBlocks,
     block_order,
     block_sizes,
@@ -18,10 +19,9 @@ from dit_accel.accel.attention.blocks import (
     morton,
     ordered_blocks,
 )
-from dit_accel.accel.attention.layout import TokenLayout
 from dit_accel.accel.attention.planners.radial import radial_map
+from dit_accel.accel.attention.planners.static import overlap
 from dit_accel.accel.attention.planners.window import window_map
-from dit_accel.accel.attention.static import overlap
 
 GRIDS = st.tuples(st.integers(1, 9), st.integers(1, 12), st.integers(1, 12))
 

@@ -2,12 +2,13 @@
 
 import torch
 
+from dit_accel.accel.attention.account.forward_statistics import ForwardStatistics
+from dit_accel.accel.attention.account.run_summary import RunSummary, parse_line
+from dit_accel.accel.attention.account.stopwatch import Stopwatch
 from dit_accel.accel.attention.budget import PRESETS
-from dit_accel.accel.attention.evaluation import ForwardStatistics, Stopwatch
 from dit_accel.accel.attention.plan import BlockOrder, SparsePlan
 from dit_accel.accel.attention.run import Run, Settings
 from dit_accel.accel.attention.schedule import SigmaWindow
-from dit_accel.accel.attention.statistics import RunSummary, parse_line
 
 
 def tiny_plan() -> SparsePlan:

@@ -5,9 +5,9 @@ import torch
 
 from dit_accel.accel.attention.budget import Budget
 from dit_accel.accel.attention.layout import TokenLayout
+from dit_accel.accel.attention.memory import StaticPlans, TensorCache
 from dit_accel.accel.attention.planners import svg1
 from dit_accel.accel.attention.planners.svg1 import AXES, band_map
-from dit_accel.accel.attention.state import StaticPlans, TensorCache
 from dit_accel.tests.support.calls import make_call
 
 GRID = (8, 9, 10)

@@ -3,14 +3,14 @@
 import pytest
 import torch
 
-from dit_accel.accel.attention import clusters as clusters_module
 from dit_accel.accel.attention.budget import Budget
-from dit_accel.accel.attention.clusters import KEYS, QUERIES, kmeans_clusters, sample_centroids
 from dit_accel.accel.attention.layout import TokenLayout
+from dit_accel.accel.attention.memory import TensorCache
 from dit_accel.accel.attention.plan import SparsePlan
+from dit_accel.accel.attention.planners import clusters as clusters_module
 from dit_accel.accel.attention.planners import svg2
-from dit_accel.accel.attention.select import estimated_mass
-from dit_accel.accel.attention.state import TensorCache
+from dit_accel.accel.attention.planners.clusters import KEYS, QUERIES, kmeans_clusters, sample_centroids
+from dit_accel.accel.attention.planners.select import estimated_mass
 from dit_accel.tests.support.calls import make_call
 
 SCALE = 64**-0.5

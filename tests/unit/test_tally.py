@@ -8,13 +8,15 @@ import pytest
 import torch
 
 from dit_accel.accel.attention import reasons
+from dit_accel.accel.attention.account.forward_statistics import CallNumbers, ForwardStatistics
+from dit_accel.accel.attention.account.sample import Sample
+from dit_accel.accel.attention.account.stopwatch import Stopwatch
+from dit_accel.accel.attention.account.tally import Tally
+from dit_accel.accel.attention.account.timeline import RunRecord, Times
 from dit_accel.accel.attention.budget import PRESETS
-from dit_accel.accel.attention.evaluation import CallNumbers, ForwardStatistics, Sample, Stopwatch
 from dit_accel.accel.attention.plan import BlockOrder, SparsePlan
-from dit_accel.accel.attention.record import RunRecord, Times
 from dit_accel.accel.attention.run import Run, Settings
 from dit_accel.accel.attention.schedule import SigmaWindow
-from dit_accel.accel.attention.tally import Tally
 
 
 class Watch:

@@ -6,13 +6,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from dit_accel.accel.attention import executor, trees
+from dit_accel.accel.attention import executor
 from dit_accel.accel.attention.budget import Budget
-from dit_accel.accel.attention.clusters import spread
-from dit_accel.accel.attention.layout import TokenLayout
-from dit_accel.accel.attention.planners import PATTERNS
-from dit_accel.accel.attention.state import StaticPlans, TensorCache
-from dit_accel.accel.attention.trees import SAMPLES, second_moment, tree_blocks
+from dit_accel.accel.attention.layout import TokenLayout, spread
+from dit_accel.accel.attention.memory import StaticPlans, TensorCache
+from dit_accel.accel.attention.planners import PATTERNS, trees
+from dit_accel.accel.attention.planners.trees import SAMPLES, second_moment, tree_blocks
 from dit_accel.accel.bench.inputs import captured_inputs
 from dit_accel.kernels.gather import CHUNK, TALL
 from dit_accel.tests.support.calls import make_call

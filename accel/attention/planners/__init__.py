@@ -6,10 +6,10 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from ..call import AttentionCall
-from ..costs import Planning
 from ..plan import SparsePlan
 from ..spending import Spending
 from . import pooled, radial, svg1, svg2, svg_ear, tree, window
+from .planning import Planning
 
 
 class Pattern(NamedTuple):

@@ -11,12 +11,11 @@ from dataclasses import replace
 
 import torch
 
-from ....kernels.top_p import select_blocks
-from ..blocks import block_order, block_sizes, ordered_blocks
 from ..call import AttentionCall
 from ..plan import BlockOrder, SparsePlan
-from ..select import always_on, estimated_mass, make_tail, means
 from ..spending import Spending
+from .blocks import block_order, block_sizes, ordered_blocks
+from .select import always_on, estimated_mass, keep_by_mass, make_tail, means
 
 
 def plan(call: AttentionCall, budget: Spending) -> SparsePlan:
@@ -32,14 +31,8 @@ def plan_by_means(call: AttentionCall, budget: Spending, queries: BlockOrder, ke
     key_means = means(call.k, keys, call.backend)
     query_means = means(call.q, queries, call.backend)
     sizes = keys.sizes()[:, :, 1:]
-    keep, capped = select_blocks(
-        estimated_mass(query_means[:, :, 1:], key_means[:, :, 1:], sizes, call.scale),
-        sizes.int(),
-        top_p=budget.top_p,
-        floor=budget.floor,
-        max_density=budget.max_density,
-        backend=call.backend,
-    )
+    mass = estimated_mass(query_means[:, :, 1:], key_means[:, :, 1:], sizes, call.scale)
+    keep, capped = keep_by_mass(call, budget, mass, sizes)
     return SparsePlan(queries, keys, always_on(keep), capped, make_tail(call, keys, key_means))
 
 

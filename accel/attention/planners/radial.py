@@ -14,11 +14,11 @@ import math
 import torch
 from torch import Tensor
 
-from ..blocks import Grid, VideoBlocks, block_sizes
 from ..call import AttentionCall
 from ..plan import SparsePlan
 from ..spending import Spending
-from ..static import StaticMap, overlap, plan_static, target_density, widest
+from .blocks import Grid, VideoBlocks, block_sizes
+from .static import StaticMap, overlap, plan_static, target_density, widest
 
 # Neighbour frames see each other wholly while c is at least this; below, no density would be low enough for a
 # video of few frames.

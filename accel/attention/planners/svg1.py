@@ -17,13 +17,14 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..blocks import Grid, VideoBlocks, axes_order, block_order, block_sizes, cut
 from ..call import AttentionCall
-from ..clusters import spread
+from ..layout import spread
 from ..plan import SparsePlan
-from ..select import always_on, prune
 from ..spending import Spending
-from ..static import StaticMap, nearest, overlap, target_density
+from .blocks import Grid, VideoBlocks, axes_order, block_order, block_sizes, cut
+from .select import always_on, prune
+from .static import StaticMap, nearest, overlap, target_density
+from .steps import step
 
 ROWS = 64
 # Relative change of a head's sampled queries and keys that asks for a new choice.
@@ -65,6 +66,7 @@ def plan(call: AttentionCall, budget: Spending) -> SparsePlan:
     return prune(call, budget, chosen, bands.always[choice.long()])
 
 
+@step("profile")
 def profile(call: AttentionCall, bands: Bands) -> Tensor:
     """The axis order whose band gives the sampled rows the output nearest to attention over all keys: int32 [B, H]."""
     batch, heads, length, _ = call.q.shape

@@ -9,12 +9,11 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from ....kernels.top_p import select_blocks
 from ..call import AttentionCall
-from ..clusters import Clusters, warm_clusters
 from ..plan import SparsePlan
-from ..select import always_on, estimated_mass
 from ..spending import Spending
+from .clusters import Clusters, warm_clusters
+from .select import always_on, estimated_mass, keep_by_mass
 
 
 def plan(call: AttentionCall, budget: Spending) -> SparsePlan:
@@ -28,11 +27,5 @@ def plan(call: AttentionCall, budget: Spending) -> SparsePlan:
 def select_by_mass(call: AttentionCall, budget: Spending, queries: Clusters, keys: Clusters) -> tuple[Tensor, Tensor]:
     """Key clusters by the mass that the means promise: keep bool [B, H, Cq, Ck] and capped bool [B, H, Cq]."""
     sizes = keys.sizes()
-    return select_blocks(
-        call.once("mass", lambda: estimated_mass(queries.centroids, keys.centroids, sizes, call.scale)),
-        sizes,
-        top_p=budget.top_p,
-        floor=budget.floor,
-        max_density=budget.max_density,
-        backend=call.backend,
-    )
+    mass = call.once("mass", lambda: estimated_mass(queries.centroids, keys.centroids, sizes, call.scale))
+    return keep_by_mass(call, budget, mass, sizes)

@@ -14,10 +14,11 @@ from ....kernels.block_sparse_attention import Tail
 from ....kernels.compensation_error import log_compensation_error
 from ....kernels.top_p import select_blocks
 from ..call import AttentionCall
-from ..clusters import Clusters, warm_clusters
 from ..plan import BlockOrder, SparsePlan
-from ..select import always_on, make_tail
 from ..spending import Spending
+from .clusters import Clusters, warm_clusters
+from .select import always_on, make_tail
+from .steps import step
 from .svg2 import select_by_mass
 
 
@@ -29,17 +30,13 @@ def plan(call: AttentionCall, budget: Spending) -> SparsePlan:
     spent, capped = select_by_mass(call, budget, queries, keys)
     sizes = keys.sizes()
     limit = torch.where(spent, sizes.unsqueeze(-2), 0).sum(-1)
-    keep, _ = select_blocks(
-        call.once("priority", lambda: _priority(call, queries, key_order, tail, sizes)),
-        sizes,
-        top_p=1.0,
-        floor=0.0,
-        limit=limit,
-        backend=call.backend,
-    )
+    priority = call.once("priority", lambda: _priority(call, queries, key_order, tail, sizes))
+    with step("map"):
+        keep, _ = select_blocks(priority, sizes, top_p=1.0, floor=0.0, limit=limit, backend=call.backend)
     return SparsePlan(query_order, key_order, always_on(keep), capped, tail)
 
 
+@step("errors")
 def _priority(call: AttentionCall, queries: Clusters, keys: BlockOrder, tail: Tail, sizes: Tensor) -> Tensor:
     """Error of the tail per key, relative to the worst of the row: fp32 [B, H, Cq, Ck] in 0..1."""
     error = log_compensation_error(

@@ -9,8 +9,8 @@ from __future__ import annotations
 from ..call import AttentionCall
 from ..plan import SparsePlan
 from ..spending import Spending
-from ..trees import tree_blocks
 from .pooled import plan_by_means
+from .trees import tree_blocks
 
 
 def plan(call: AttentionCall, budget: Spending) -> SparsePlan:

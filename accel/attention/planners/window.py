@@ -10,11 +10,11 @@ import math
 
 import torch
 
-from ..blocks import Grid, block_sizes, coordinates, ordered_blocks
 from ..call import AttentionCall
 from ..plan import SparsePlan
 from ..spending import Spending
-from ..static import StaticMap, nearest, overlap, plan_static, target_density
+from .blocks import Grid, block_sizes, coordinates, ordered_blocks
+from .static import StaticMap, nearest, overlap, plan_static, target_density
 
 
 def plan(call: AttentionCall, budget: Spending) -> SparsePlan:

@@ -13,10 +13,20 @@ import torch
 
 from dit_accel.accel.attention.budget import Budget
 from dit_accel.accel.attention.run import Settings
-from dit_accel.accel.comfy import patch
-
-from . import cogvideo, cosmos, genmo, hunyuan, kandinsky, lightricks, ltx2, minimax, wan, wan_variants
-from .case import TEXT, Case, initialise, rand
+from dit_accel.accel.comfy.sparse import patch
+from dit_accel.tests.comfy.tiny import (
+    cogvideo,
+    cosmos,
+    genmo,
+    hunyuan,
+    kandinsky,
+    lightricks,
+    ltx2,
+    minimax,
+    wan,
+    wan_variants,
+)
+from dit_accel.tests.comfy.tiny.case import TEXT, Case, initialise, rand
 
 __all__ = ["CASES", "TEXT", "budget", "history", "initialise", "rand", "sample", "sparse"]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .case import TEXT, Case, rand
+from dit_accel.tests.comfy.tiny.case import TEXT, Case, rand
 
 COGVIDEO = {
     "image_model": "cogvideox",

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import torch
 
+from dit_accel.tests.comfy.tiny.case import Case
 from dit_accel.tests.support.checkpoints.cosmos import COSMOS_1, PREDICT_2
-
-from .case import Case
 
 # Predict 2's own first sigma, 80, with a high cfg would round the latent by more than the tests allow.
 MILD = {"cfg": 2.0, "sampling": {"sigma_max": 1.0}}

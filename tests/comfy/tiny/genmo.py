@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import torch
 
+from dit_accel.tests.comfy.tiny.case import Case
 from dit_accel.tests.support.checkpoints.genmo import MOCHI
-
-from .case import Case
 
 
 def _mask(rows: int, tokens: int) -> dict:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from .case import TEXT, Case, rand
+from dit_accel.tests.comfy.tiny.case import TEXT, Case, rand
 
 LITE = {
     "image_model": "kandinsky5",

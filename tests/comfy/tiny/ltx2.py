@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from .case import TEXT, Case, rand
-from .lightricks import guide_mask, guides
+from dit_accel.tests.comfy.tiny.case import TEXT, Case, rand
+from dit_accel.tests.comfy.tiny.lightricks import guide_mask, guides
 
 LTX_20 = {
     "image_model": "ltxav",

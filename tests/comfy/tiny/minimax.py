@@ -5,7 +5,7 @@ from __future__ import annotations
 import comfy.model_patcher
 import torch
 
-from .case import TEXT, Case, rand
+from dit_accel.tests.comfy.tiny.case import TEXT, Case, rand
 
 H3 = {
     "image_model": "minimax_h3",

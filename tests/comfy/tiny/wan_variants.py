@@ -5,9 +5,8 @@ from __future__ import annotations
 import torch
 
 from dit_accel.accel.attention import reasons
-
-from .case import Case, Vision, rand
-from .wan import WAN
+from dit_accel.tests.comfy.tiny.case import Case, Vision, rand
+from dit_accel.tests.comfy.tiny.wan import WAN
 
 # Guidance multiplies the rounding error, which many blocks or sharp audio attention have already made large.
 UNGUIDED = 1.0

@@ -2,7 +2,18 @@
 
 from comfy_api.latest import ComfyExtension
 
-from . import disturbance, encoders, exact, faults, lightricks, minimax, models, overrides, plans, readback
+from dit_accel.tests.server.standins import (
+    disturbance,
+    encoders,
+    exact,
+    faults,
+    lightricks,
+    minimax,
+    models,
+    overrides,
+    plans,
+    readback,
+)
 
 
 class StandinExtension(ComfyExtension):

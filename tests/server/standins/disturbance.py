@@ -7,8 +7,8 @@ import comfy.model_management as management
 import torch
 from comfy_api.latest import io
 
-from .models import CATEGORY
-from .pack import executing, on_sampling
+from dit_accel.tests.server.standins.models import CATEGORY
+from dit_accel.tests.server.standins.pack import executing, on_sampling
 
 
 class Disturbance(io.ComfyNode):

@@ -14,7 +14,7 @@ from comfy_api.latest import io
 from comfy_extras.nodes_model_patch import MultiTalkModelPatch
 from comfy_extras.nodes_scail import SAM3TrackData
 
-from .models import CATEGORY, LatentSpace, TextEncoder, random
+from dit_accel.tests.server.standins.models import CATEGORY, LatentSpace, TextEncoder, random
 
 
 class WideTextEncoder(TextEncoder):

@@ -6,7 +6,7 @@ import folder_paths
 import torch
 from comfy_api.latest import io
 
-from .models import CATEGORY, LatentSpace, TextEncoder
+from dit_accel.tests.server.standins.models import CATEGORY, LatentSpace, TextEncoder
 
 
 class PaddedTextEncoder(TextEncoder):

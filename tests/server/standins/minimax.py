@@ -2,7 +2,7 @@
 
 from comfy_api.latest import io
 
-from .models import CATEGORY, LatentSpace
+from dit_accel.tests.server.standins.models import CATEGORY, LatentSpace
 
 
 class H3LatentSpace(LatentSpace):

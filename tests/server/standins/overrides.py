@@ -4,9 +4,9 @@ from collections import Counter
 
 from comfy_api.latest import io
 
-from .models import CATEGORY
-from .pack import on_sampling
-from .plans import attend
+from dit_accel.tests.server.standins.models import CATEGORY
+from dit_accel.tests.server.standins.pack import on_sampling
+from dit_accel.tests.server.standins.plans import attend
 
 OVERRIDE = "optimized_attention_override"
 COUNTS = {}

@@ -9,8 +9,8 @@ import folder_paths
 import numpy as np
 from comfy_api.latest import io
 
-from .models import CATEGORY
-from .pack import KEY, module
+from dit_accel.tests.server.standins.models import CATEGORY
+from dit_accel.tests.server.standins.pack import KEY, module
 
 
 class ReadLatent(io.ComfyNode):

@@ -8,8 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from . import cogvideo, cosmos, genmo, hunyuan, kandinsky, lightricks, minimax, wan
-from .checkpoint import HEADS, TEXT_WIDTH, WIDTH, Checkpoint
+from dit_accel.tests.support.checkpoints import cogvideo, cosmos, genmo, hunyuan, kandinsky, lightricks, minimax, wan
+from dit_accel.tests.support.checkpoints.checkpoint import HEADS, TEXT_WIDTH, WIDTH, Checkpoint
 
 __all__ = ["CALLS", "CHECKPOINTS", "HEADS", "TEXT_WIDTH", "WIDTH", "Checkpoint", "build"]
 

@@ -5,9 +5,8 @@ import json
 import sys
 from pathlib import Path
 
-from dit_accel.accel.comfy.embedded import import_comfyui
-
-from . import CHECKPOINTS
+from dit_accel.accel.headless.embedded import import_comfyui
+from dit_accel.tests.support.checkpoints import CHECKPOINTS
 
 # Queries and keys are normalised; this scale of both makes the softmax peaked, as in trained models. With
 # flat attention, good and bad choices of blocks could not be told apart.

@@ -1,6 +1,6 @@
 """CogVideoX 1."""
 
-from .checkpoint import TEXT_WIDTH, Checkpoint
+from dit_accel.tests.support.checkpoints.checkpoint import TEXT_WIDTH, Checkpoint
 
 _T2V = {
     "num_attention_heads": 3,  # the position embedding is built for a width that 3 divides

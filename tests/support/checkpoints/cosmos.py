@@ -1,6 +1,6 @@
 """Cosmos 1 and Cosmos Predict 2."""
 
-from .checkpoint import TEXT_WIDTH, Checkpoint
+from dit_accel.tests.support.checkpoints.checkpoint import TEXT_WIDTH, Checkpoint
 
 _COSMOS = {
     "max_img_h": 240,

@@ -1,6 +1,6 @@
 """Mochi."""
 
-from .checkpoint import TEXT_WIDTH, Checkpoint
+from dit_accel.tests.support.checkpoints.checkpoint import TEXT_WIDTH, Checkpoint
 
 MOCHI = {
     "image_model": "mochi_preview",

@@ -1,6 +1,6 @@
 """HunyuanVideo 1 and 1.5."""
 
-from .checkpoint import HEADS, TEXT_WIDTH, WIDTH, Checkpoint
+from dit_accel.tests.support.checkpoints.checkpoint import HEADS, TEXT_WIDTH, WIDTH, Checkpoint
 
 _HUNYUAN = {
     "out_channels": 16,

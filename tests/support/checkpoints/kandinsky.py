@@ -1,6 +1,6 @@
 """Kandinsky 5 lite."""
 
-from .checkpoint import Checkpoint
+from dit_accel.tests.support.checkpoints.checkpoint import Checkpoint
 
 # The width of its text is taken for granted.
 _LITE = {"model_dim": 128, "ff_dim": 128, "time_dim": 64, "num_text_blocks": 1, "num_visual_blocks": 2}

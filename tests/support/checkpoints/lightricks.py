@@ -1,6 +1,6 @@
 """LTX-Video and LTX-2."""
 
-from .checkpoint import HEADS, TEXT_WIDTH, Checkpoint
+from dit_accel.tests.support.checkpoints.checkpoint import HEADS, TEXT_WIDTH, Checkpoint
 
 # Files of these models carry all their settings, and need to: ComfyUI takes 32 heads for granted.
 _LTXV = {

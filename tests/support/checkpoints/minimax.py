@@ -1,6 +1,6 @@
 """MiniMax H3."""
 
-from .checkpoint import HEADS, TEXT_WIDTH, WIDTH, Checkpoint
+from dit_accel.tests.support.checkpoints.checkpoint import HEADS, TEXT_WIDTH, WIDTH, Checkpoint
 
 _H3 = {
     "num_layers": 2,

@@ -1,6 +1,6 @@
 """Wan 2.1 and 2.2 and what was built on them."""
 
-from .checkpoint import HEADS, TEXT_WIDTH, WIDTH, Checkpoint
+from dit_accel.tests.support.checkpoints.checkpoint import HEADS, TEXT_WIDTH, WIDTH, Checkpoint
 
 
 def _wan(network: str, calls: int, seed: int, config=None, without=(), **settings) -> Checkpoint:

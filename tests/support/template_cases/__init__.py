@@ -1,7 +1,7 @@
 """The official templates that a server executes on tiny models, by maker."""
 
-from . import hunyuan, kandinsky, lightricks, minimax, plain, wan
-from .case import STANDINS, Case
+from dit_accel.tests.support.template_cases import hunyuan, kandinsky, lightricks, minimax, plain, wan
+from dit_accel.tests.support.template_cases.case import STANDINS, Case
 
 __all__ = ["CASES", "EVERY_PATTERN", "STANDINS", "Case"]
 

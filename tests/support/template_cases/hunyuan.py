@@ -1,6 +1,6 @@
 """Templates of HunyuanVideo 1 and 1.5."""
 
-from .case import Case
+from dit_accel.tests.support.template_cases.case import Case
 
 EVERY_PATTERN = [
     Case("video_hunyuan_video_1.5_720p_t2v", "127", {"hunyuanvideo1.5_720p_t2v_fp16": "hunyuan_video_15"}, 3, 3),

@@ -1,6 +1,6 @@
 """Templates of Kandinsky 5."""
 
-from .case import Case
+from dit_accel.tests.support.template_cases.case import Case
 
 CASES = [
     Case(

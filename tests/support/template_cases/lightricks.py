@@ -1,6 +1,6 @@
 """Templates of LTX-Video and LTX-2."""
 
-from .case import Case
+from dit_accel.tests.support.template_cases.case import Case
 
 _LTX_2 = {"ltx-2-19b-dev-fp8": "ltx_2"}
 _LOADERS = {

@@ -1,6 +1,6 @@
 """Templates of MiniMax H3."""
 
-from .case import Case
+from dit_accel.tests.support.template_cases.case import Case
 
 _VAE = {"VAELoader": ("StandinH3Vae", ())}
 

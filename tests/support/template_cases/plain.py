@@ -1,8 +1,7 @@
 """Families without a template: a loader, what makes the family's latent, a sampler."""
 
 from dit_accel.tests.support.graphs import Graph
-
-from .case import Case
+from dit_accel.tests.support.template_cases.case import Case
 
 _SIZE = {"width": 128, "height": 128, "batch_size": 1}
 

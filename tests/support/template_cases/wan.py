@@ -1,8 +1,7 @@
 """Templates of Wan 2.1 and 2.2."""
 
 from dit_accel.accel.attention import reasons
-
-from .case import Case
+from dit_accel.tests.support.template_cases.case import Case
 
 EVERY_PATTERN = [
     Case("text_to_video_wan", "3", {"wan2.1_t2v_1.3B_fp16": "wan21_t2v"}, 3, 3),

@@ -1,0 +1,30 @@
+"""Watches the linear layers of a network during a sampling run."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+from ...quant.activations import Activations
+
+
+@contextmanager
+def watched_linears(network: torch.nn.Module, activations: Activations) -> Iterator[None]:
+    """While it lasts, the inputs of every linear layer of the network go to `activations` under the layer's name."""
+
+    def add(name, module, inputs):
+        activations.add(name, inputs[0])
+
+    hooks = [
+        module.register_forward_pre_hook(functools.partial(add, name))
+        for name, module in network.named_modules()
+        if isinstance(module, torch.nn.Linear)
+    ]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
