@@ -13,6 +13,7 @@ from dit_accel.accel.headless.loading import load_diffusion_model
 from dit_accel.accel.headless.sampling import denoise_once
 from dit_accel.accel.report.metrics import psnr
 from dit_accel.tests.bench.commands.capture import bundled
+from dit_accel.tests.support.closeness import assert_close
 
 FILES = bundled("bunny")
 MIB = 2**20
@@ -136,7 +137,7 @@ def test_the_recorder_sees_what_the_model_computes(model, latent):
     for block, q, k, v in recorder.calls:
         assert q.shape == (1, 2, recorder.layout.total, 128)
         out = torch.nn.functional.scaled_dot_product_attention(q.float(), k.float(), v.float())
-        torch.testing.assert_close(out.transpose(1, 2).flatten(2), seen[block].float(), rtol=0.02, atol=0.02)
+        assert_close(out.transpose(1, 2).flatten(2), seen[block], units=4)
 
 
 def test_a_recorder_names_what_the_model_has_not(model, latent):

@@ -10,6 +10,7 @@ from dit_accel.accel.dcae.config import CONFIGS
 from dit_accel.accel.dcae.network import DCAE
 from dit_accel.accel.dcae.peak_memory import peak_bytes, rows_for
 from dit_accel.kernels.relu_linear_attention import split_heads
+from dit_accel.tests.support.closeness import distance
 from dit_accel.tests.support.dcae_networks import ONE_ORDER, VARIANTS, latent, picture, random_network
 from dit_accel.tests.support.memory import LiveMemory
 
@@ -20,10 +21,6 @@ SIZES = [(9, 4, 1), (10, 3, 4), (7, 5, 3), (1, 6, 1), (9, 1, 2), (6, 2, 5)]
 @pytest.fixture(params=VARIANTS)
 def config(request):
     return VARIANTS[request.param]
-
-
-def distance(out, exact):
-    return ((out - exact).abs().max() / exact.abs().max()).item()
 
 
 def both(network, height, width, rows):
