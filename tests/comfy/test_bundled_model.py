@@ -65,6 +65,7 @@ def test_the_networks_are_what_the_core_expects(model, vae):
     assert (vae.latent_channels, vae.downscale_ratio[-1]) == (16, 8)
 
 
+@pytest.mark.thorough
 def test_held_out_frames_are_reconstructed(vae, frames, latent):
     assert latent.shape == (1, 16, 9, HEIGHT // 8, WIDTH // 8)
     with torch.inference_mode():

@@ -113,6 +113,7 @@ def test_density_one_equals_dense(tiny, case, model):
     assert not set(run.dense) - reasons.NOT_SELF_ATTENTION - {reasons.FULL_PRECISION}
 
 
+@pytest.mark.spread(1)
 @pytest.mark.parametrize("spent", [{"top_p": 0.5}, {"top_p": 0.2}, {"top_p": 0.9, "max_density": 0.1}], ids=str)
 def test_other_tokens_are_exact_and_keep_their_own_blocks(tiny, case, model, recorded, spent):
     sparse = tiny.sparse(model, floor=0.0, **spent)

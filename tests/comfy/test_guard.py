@@ -134,6 +134,7 @@ def test_the_rows_are_in_the_report_and_cost_little(tiny, case, guarded):
         assert max(b - a for a, b in itertools.pairwise(sampled)) <= 4
 
 
+@pytest.mark.thorough
 def test_every_family_keeps_its_promise_where_everything_is_kept(tiny):
     """Text, reference and padded tokens included: what is sampled is the call's own dense attention."""
     for case in tiny.CASES:

@@ -43,7 +43,15 @@ ROWS = [
 ]
 
 
-@pytest.fixture(scope="module", params=ROWS, ids=lambda row: f"{row[0]} {row[3] or ''}")
+# One of each node, and one with tokens that are not video.
+FAST = (ROWS[0], ROWS[6], ROWS[10])
+
+
+@pytest.fixture(
+    scope="module",
+    params=[row if row in FAST else pytest.param(row, marks=pytest.mark.thorough) for row in ROWS],
+    ids=lambda row: f"{row[0]} {row[3] or ''}",
+)
 def row(request, tiny):
     """Case, model, node, tokens that are not video in each window."""
     name, node, extra, frames = request.param

@@ -204,8 +204,8 @@ def test_a_tail_alone_answers_a_query_that_keeps_nothing(make_problem, backend):
 
 def test_a_tail_over_many_blocks_and_an_expanded_map(make_problem, backend):
     sizes = [[1, 2, 0] * 50]
-    keep = (torch.rand(5, 150, generator=torch.Generator().manual_seed(3)) < 0.2).expand(2, 3, 5, 150)
-    check(make_problem(UNEVEN_QUERIES, sizes, batch=2, heads=3, keep=keep, tail=True), backend)
+    keep = (torch.rand(5, 150, generator=torch.Generator().manual_seed(3)) < 0.2).expand(1, 2, 5, 150)
+    check(make_problem(UNEVEN_QUERIES, sizes, keep=keep, tail=True), backend)
 
 
 def test_a_tail_of_equal_keys_is_exact(make_problem, backend):

@@ -33,6 +33,7 @@ def relative(out, expected) -> float:
     return float((out.double() - expected.double()).norm() / expected.double().norm())
 
 
+@pytest.mark.spread(2)
 @all_formats
 @both_backends
 @pytest.mark.parametrize("tail", [False, True])
@@ -46,6 +47,7 @@ def test_uneven_blocks_orders_per_head_and_batch(make_problem, formats, backend,
     assert distance(lse, expected_lse) <= 0.03
 
 
+@pytest.mark.spread(1)
 @all_formats
 @pytest.mark.parametrize("tail", [False, True])
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
@@ -72,6 +74,7 @@ def cost_on_captures(captures, pattern, formats, backend):
         yield relative(out, exact)
 
 
+@pytest.mark.spread(1)
 @all_formats
 @pytest.mark.parametrize("pattern", ["svg2", "svg_ear", "pooled"])
 def test_what_it_costs_on_captures(formats, pattern):
@@ -121,6 +124,7 @@ def test_a_tail_alone_answers_a_query_that_keeps_nothing(make_problem, formats, 
     assert relative(out, problem.dense()[0]) <= BARS[formats]
 
 
+@pytest.mark.spread(1)
 @all_formats
 @both_backends
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float32])

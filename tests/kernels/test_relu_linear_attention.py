@@ -48,6 +48,7 @@ def assert_as_exact_as_the_reference(found, reference, exact):
     assert error <= 2 * allowed + 2**-24 * exact.norm()
 
 
+@pytest.mark.spread(2)
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("dim", [16, 32])
 @pytest.mark.parametrize("size", SIZES)
@@ -100,6 +101,7 @@ def test_any_strides_give_the_same_and_channels_last_stays(backend):
     assert torch.equal(attend(repeated, backend=backend)[2], attend(qkv[:1], backend=backend)[0])
 
 
+@pytest.mark.spread(1)
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
 def test_strips_add_up(backend, layout):

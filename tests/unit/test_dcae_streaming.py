@@ -128,6 +128,7 @@ def traced(name, part, height, width, rows, dtype):
 DEMANDED = {"f32c32-sana-1.0": 1 / 4, "lite-f32c32": 1 / 2, "f32c32-mix-1.0": 1 / 2, "f32c128-1.5": 1 / 2}
 
 
+@pytest.mark.spread(1)
 @pytest.mark.parametrize("width", [128, 86])
 @pytest.mark.parametrize("part", ["encode", "decode"])
 @pytest.mark.parametrize("name", DEMANDED)
@@ -137,6 +138,7 @@ def test_memory_of_large_pictures(name, part, width):
     assert strips < DEMANDED[name] * whole, f"{strips / whole:.3f} of {whole / 2**30:.2f} GiB"
 
 
+@pytest.mark.spread(1)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("part", ["encode", "decode"])
 @pytest.mark.parametrize("name", [*DEMANDED, "f64c128-mix-1.0"])

@@ -141,7 +141,7 @@ def test_several_plans_of_a_call_share_the_trees(monkeypatch):
     assert plans[0].density() < plans[1].density()
 
 
-@pytest.mark.parametrize("density", [0.1, 0.2, 0.3])
+@pytest.mark.parametrize("density", [0.2, *(pytest.param(x, marks=pytest.mark.thorough) for x in (0.1, 0.3))])
 def test_on_a_trained_model_it_errs_less_than_boxes_of_the_video(density):
     errors = {"tree": 0.0, "pooled": 0.0}
     for inputs in captured_inputs(CAPTURE):
