@@ -44,7 +44,7 @@ def test_uneven_blocks_orders_per_head_and_batch(make_problem, formats, backend,
     expected, expected_lse = problem.dense()
     assert out.dtype == problem.q.dtype and out.transpose(1, 2).is_contiguous()
     assert relative(out, expected) <= BARS[formats]
-    assert distance(lse, expected_lse) <= 0.03
+    assert distance(lse, expected_lse) <= 0.04
 
 
 @pytest.mark.spread(1)

@@ -45,7 +45,7 @@ def check(queries, k, v, backend, *, scale=None):
     # The kernel rounds attention weights to the dtype of the values, no more.
     allowed = torch.finfo(v.dtype).eps if backend == "triton" and v.dtype != torch.float32 else 1e-6
     assert (out - exact).norm() <= allowed * exact.norm()
-    assert_close(lse, exact_lse, units=8)
+    assert_close(lse, exact_lse, units=16)
     return out
 
 
