@@ -138,7 +138,7 @@ def test_the_recorder_sees_what_the_model_computes(model, latent):
     for block, q, k, v in recorder.calls:
         assert q.shape == (1, 2, recorder.layout.total, 128)
         out = torch.nn.functional.scaled_dot_product_attention(q.float(), k.float(), v.float())
-        assert_close(out.transpose(1, 2).flatten(2), seen[block], units=4)
+        assert_close(out.transpose(1, 2).flatten(2), seen[block], units=2, dtype=torch.float16)
 
 
 def test_a_recorder_names_what_the_model_has_not(model, latent):

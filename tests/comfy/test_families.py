@@ -210,7 +210,7 @@ def test_padded_text_stays_dense_and_never_leaks(tiny, name):
     assert_close(*results, units=NETWORK)
     assert torch.equal(results[0], tiny.sample(model, case, positive=first, cfg=1.0))
     unmasked = [[text, {**extra, "attention_mask": None}] for text, extra in second]
-    assert distance(results[0], tiny.sample(model, case, positive=unmasked, cfg=1.0)) > 1e-2
+    assert distance(results[0], tiny.sample(model, case, positive=unmasked, cfg=1.0)) > 1e-3
     for run in tiny.history(sparse):
         assert run.dense[reasons.MASK] == case.calls * run.forwards
         assert "mask" in run.line()

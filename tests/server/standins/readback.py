@@ -74,7 +74,7 @@ class State(io.ComfyNode):
         gc.collect()
         kinds = {
             "runs": module("attention.run").Run,
-            "caches": module("attention.state").TensorCache,
+            "caches": module("attention.memory").TensorCache,
             "plans": module("attention.plan").SparsePlan,
         }
         alive = {name: [x for x in gc.get_objects() if type(x) is kind] for name, kind in kinds.items()}
