@@ -1,4 +1,4 @@
-"""What a run remembers between model evaluations: tensors of every branch and layer, and plans that never change."""
+"""What a run remembers between forwards: tensors of every branch and layer, and plans that never change."""
 
 from __future__ import annotations
 
@@ -123,7 +123,7 @@ class LayerMemory:
             self._cache.put(key, tuple(x[self._rows(i, len(x))].clone() for x in tensors))
 
     def forget_if(self, condition: torch.Tensor) -> None:
-        """Forgets a branch before the next model evaluation if `condition`, bool [B], turns out true for one of its
+        """Forgets a branch before the next forward if `condition`, bool [B], turns out true for one of its
         rows; never waits."""
         for i, key in enumerate(self._keys):
             self._cache.expire_if(key, condition[self._rows(i, len(condition))].any())

@@ -30,7 +30,7 @@ def budget_at(make_call: Callable[[], AttentionCall], pattern: str, density: flo
 
     def at(dial: float) -> tuple[tuple[Budget, SparsePlan], float]:
         budget = Budget(top_p=1.0, floor=0.0, max_density=dial) if row.static else Budget(top_p=dial, floor=0.0)
-        plan = row.plan(make_call(), budget)
+        plan = row.plan(make_call(), budget.spending())
         return (budget, plan), plan.density().item()
 
     return bisect(at, 0.01 if row.static else 0.05, 1.0, density)

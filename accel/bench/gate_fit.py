@@ -88,16 +88,16 @@ def _at(grid: Grid, heads: int, device: str, dtype: torch.dtype, backend: str, r
         call = AttentionCall(
             q, k, v, layout, DIM**-0.5, backend, LayerMemory(TensorCache(), (), "bench"), StaticPlans()
         )
-        add_sparse("window", PATTERNS["window"].plan(call, Budget(top_p=1.0, max_density=density)))
+        add_sparse("window", PATTERNS["window"].plan(call, Budget(top_p=1.0, max_density=density).spending()))
 
-    budget = Budget(max_density=DENSITIES[0])
+    spending = Budget(max_density=DENSITIES[0]).spending()
     planning: Planning = PATTERNS["svg2"].planning
     for branches, rounds in (((), FIRST_ITERATIONS), (("bench",), WARM_ITERATIONS)):
         memory = LayerMemory(TensorCache(), branches, "bench")
         call = AttentionCall(q, k, v, layout, DIM**-0.5, backend, memory, StaticPlans())
         work = plan_work(size, planning, rounds)
-        add(f"svg2 plan, {rounds} rounds", 0.0, 16, work, lambda call=call: PATTERNS["svg2"].plan(call, budget))
-    add_sparse("svg2", PATTERNS["svg2"].plan(call, budget))
+        add(f"svg2 plan, {rounds} rounds", 0.0, 16, work, lambda call=call: PATTERNS["svg2"].plan(call, spending))
+    add_sparse("svg2", PATTERNS["svg2"].plan(call, spending))
     return out
 
 

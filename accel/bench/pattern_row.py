@@ -31,7 +31,7 @@ class Planner:
 
     def __init__(self, case: Case, pattern: str, budget: Budget) -> None:
         self._plan = PATTERNS[pattern].plan
-        self._budget = budget
+        self._spending = budget.spending()
         self._cache, self._static = TensorCache(), StaticPlans()
         memory = LayerMemory(self._cache, ("bench",), pattern)
         self.call = AttentionCall(case.q, case.k, case.v, case.layout, case.scale, case.backend, memory, self._static)
@@ -44,7 +44,7 @@ class Planner:
 
     def again(self) -> SparsePlan:
         """A later call, which starts where the last one ended."""
-        return self._plan(self.call, self._budget)
+        return self._plan(self.call, self._spending)
 
 
 @dataclass(frozen=True)

@@ -41,17 +41,17 @@ def drops_the_best_block(monkeypatch):
     """A planner that loses the key block of most mass, in every row."""
     planner = PATTERNS["svg2"]
 
-    def plan(call, budget):
-        call = replace(call, made={})
-        made = planner.plan(call, budget)
+    def plan(call, spending):
+        call = replace(call, shared={})
+        whole = planner.plan(call, spending)
         from dit_accel.accel.attention.planners.select import estimated_mass
 
-        queries, keys = call.made["clusters"]
+        queries, keys = call.shared["clusters"]
         mass = estimated_mass(queries.centroids, keys.centroids, keys.sizes(), call.scale)
         best = torch.nn.functional.pad(mass.argmax(-1, keepdim=True) + 1, (0, 0, 1, 0), value=0)
-        keep = made.keep.clone()
+        keep = whole.keep.clone()
         keep[:, :, 1:] = keep[:, :, 1:].scatter(-1, best[:, :, 1:], False)
-        return replace(made, keep=keep)
+        return replace(whole, keep=keep)
 
     monkeypatch.setitem(PATTERNS, "svg2", planner._replace(plan=plan))
 
@@ -60,7 +60,7 @@ def test_a_nan_is_computed_again_densely(tiny, case, guarded, nan_in_one_head):
     out = tiny.sample(guarded_model := guarded(), case, steps=4)
     assert torch.isfinite(out).all()
     (run,) = tiny.history(guarded_model)
-    assert run.record.guard[0] == "step 2: layer 0 gave NaN or Inf; evaluated again, dense"
+    assert run.record.guard[0] == "step 2: layer 0 gave NaN or Inf; run again, dense"
     # The evaluation that was repeated is dense, and so is the layer from then on.
     assert all(row[1] == 1 for row in run.record.density)
     assert run.record.density[0][2:] == (1.0, 1.0)

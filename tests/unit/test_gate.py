@@ -393,7 +393,7 @@ def sparse_calls(monkeypatch):
     """Stands in for the sparse computation; the backends that it was to run on."""
     backends = []
 
-    def stand_in(forward, layer, q, k, v, scale, backend, spending):
+    def stand_in(forward, layer, q, k, v, scale, backend):
         backends.append(backend)
         return torch.empty_like(q)
 

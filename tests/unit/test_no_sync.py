@@ -117,7 +117,7 @@ def test_memory_and_shapes_at_full_size(launchers, static_maps_are_real, formats
         for _ in range(1 + warm):
             with LiveMemory(q, k, v, result=(1, LAYOUT.total, HEADS, DIM)) as memory:
                 call = make_call(q, k, v, LAYOUT, cache=cache, static=static, backend="triton")
-                plan = PATTERNS[pattern].plan(call, PRESETS["faithful"])
+                plan = PATTERNS[pattern].plan(call, PRESETS["faithful"].spending())
                 out = executor.execute(q, k, v, plan, formats=formats, scale=DIM**-0.5, backend="triton")
                 statistics.record(plan, Stopwatch(torch.device("cpu")), "triton")
         assert out.shape == q.shape
@@ -208,7 +208,7 @@ def test_call_path_never_reads_the_device(path):
 
 @pytest.mark.parametrize("function", ["measure", "_difference", "_density_by_head"])
 def test_measuring_never_reads_the_device(function):
-    """The rest of observer.py runs between model evaluations, where it may."""
+    """The rest of observer.py runs between forwards, where it may."""
     code = ast.parse((ATTENTION / "profiles" / "observer.py").read_text("utf-8"))
     (found,) = (node for node in code.body if isinstance(node, ast.FunctionDef) and node.name == function)
     assert reads_of_the_device(ast.unparse(found)) == []

@@ -28,7 +28,7 @@ def tokens(seed: int) -> torch.Tensor:
 
 
 def observed_forward(run=None):
-    """The first model evaluation of a run of four steps that is measured."""
+    """The first forward of a run of four steps that is measured."""
     run = run or make_run("reference")
     run.observer = Observer("svg2", 1.0, 4)
     forward = make_forward(run, LAYOUT, branches=("a",))

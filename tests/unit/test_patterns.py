@@ -42,7 +42,7 @@ def qkv(layout, **kwargs):
 
 def make(pattern, layout, budget, batch=1, **kwargs):
     call = make_call(*qkv(layout, batch=batch), layout, **kwargs)
-    return call, PATTERNS[pattern].plan(call, budget)
+    return call, PATTERNS[pattern].plan(call, budget.spending())
 
 
 def run(call, plan):
@@ -150,7 +150,8 @@ def test_text_content_moves_no_video_block(pattern):
         q, k, v = (x.clone() for x in (q, k, v))
         for x in (q, k, v):
             x[:, :, :7] = text
-        plans.append(PATTERNS[pattern].plan(make_call(q, k, v, layout), Budget(top_p=0.6, floor=0.0, max_density=0.6)))
+        spending = Budget(top_p=0.6, floor=0.0, max_density=0.6).spending()
+        plans.append(PATTERNS[pattern].plan(make_call(q, k, v, layout), spending))
     assert torch.equal(plans[0].keep, plans[1].keep)
     assert torch.equal(plans[0].keys.tokens, plans[1].keys.tokens)
 
@@ -159,10 +160,10 @@ def test_a_batch_equals_its_rows_apart(pattern):
     layout = TokenLayout(GRID)
     q, k, v = qkv(layout, batch=2)
     budget = Budget(top_p=0.6, floor=0.0, max_density=0.5)
-    both = PATTERNS[pattern].plan(make_call(q, k, v, layout, branches=("a", "b")), budget)
+    both = PATTERNS[pattern].plan(make_call(q, k, v, layout, branches=("a", "b")), budget.spending())
     for row in range(2):
         part = slice(row, row + 1)
-        one = PATTERNS[pattern].plan(make_call(q[part], k[part], v[part], layout), budget)
+        one = PATTERNS[pattern].plan(make_call(q[part], k[part], v[part], layout), budget.spending())
         assert torch.equal(both.keep[row], one.keep[0])
         assert all(
             torch.equal(a, b)
@@ -183,7 +184,7 @@ def test_degenerate_tokens(pattern):
     layout = TokenLayout(GRID)
     for x in (torch.ones(1, 2, layout.total, 64), torch.zeros(1, 2, layout.total, 64)):
         call = make_call(x, x, x, layout)
-        out = run(call, PATTERNS[pattern].plan(call, Budget(top_p=0.6, floor=0.0, max_density=0.4)))
+        out = run(call, PATTERNS[pattern].plan(call, Budget(top_p=0.6, floor=0.0, max_density=0.4).spending()))
         torch.testing.assert_close(out, x, atol=1e-5, rtol=0)
 
 
@@ -196,7 +197,7 @@ def test_static_patterns_have_the_density_they_aim_at(pattern, grid, budget):
     layout = TokenLayout(grid)
     # One row per block is enough at full size: the map depends on the layout alone.
     x = torch.zeros(1, 1, layout.total, 64)
-    plan = PATTERNS[pattern].plan(make_call(x, x, x, layout), budget)
+    plan = PATTERNS[pattern].plan(make_call(x, x, x, layout), budget.spending())
     target = 0.3 if budget.max_density == 0.3 else 0.5
     assert 0.5 * target < plan.density() < target + 0.02
 
@@ -211,10 +212,10 @@ def test_static_maps_are_made_once_in_a_run(pattern, monkeypatch):
     q, k, v = qkv(TokenLayout(GRID))
     for _ in range(3):
         call = make_call(q, k, v, TokenLayout(GRID), cache=cache, static=static)
-        PATTERNS[pattern].plan(call, PRESETS["faithful"])
+        PATTERNS[pattern].plan(call, PRESETS["faithful"].spending())
     assert len(made) == (0 if pattern in ("svg2", "svg_ear") else 1)
     call = make_call(*qkv(TokenLayout((4, 7, 11))), TokenLayout((4, 7, 11)), cache=TensorCache(), static=static)
-    PATTERNS[pattern].plan(call, PRESETS["faithful"])
+    PATTERNS[pattern].plan(call, PRESETS["faithful"].spending())
     assert len(made) == (0 if pattern in ("svg2", "svg_ear") else 2)
 
 

@@ -63,7 +63,7 @@ def test_rounding_costs_at_most_its_number(formats):
     for inputs in captured_inputs(TESTS / "golden" / "small_capture.safetensors"):
         q, k, v = (x.float() for x in inputs[:3])
         call = make_call(q, k, v, inputs.layout)
-        plan = PATTERNS["svg2"].plan(call, Budget(top_p=0.8))
+        plan = PATTERNS["svg2"].plan(call, Budget(top_p=0.8).spending())
         exact, out = (
             execute(q, k, v, plan, formats=chosen, scale=call.scale, backend="reference") for chosen in (None, formats)
         )

@@ -102,7 +102,7 @@ def test_evaluations_of_one_step_share_its_cells():
     )
     assert made.density == ((pytest.approx((0.5 + 0.25 + 1) / 3),),)
     (step,) = made.steps
-    assert (step.evaluations, step.seconds, step.dense) == (3, 9.0, None)
+    assert (step.forwards, step.seconds, step.dense) == (3, 9.0, None)
 
 
 def test_errors_are_pooled_by_their_squares():
@@ -175,7 +175,7 @@ def test_an_evaluation_that_was_thrown_away_costs_time_alone():
     made = tally.record(())
     assert (made.times.guard, made.times.dense_steps) == (3.0, 4.0)
     assert made.density == ((1.0,),)
-    assert made.steps[0].evaluations == 1
+    assert made.steps[0].forwards == 1
 
 
 # What is read of an evaluation.

@@ -1,4 +1,4 @@
-"""Adds up model evaluations to the record of a run."""
+"""Adds up forwards to the record of a run."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class _Cell:
 @dataclass
 class _Column:
     sigma: float
-    evaluations: int = 0
+    forwards: int = 0
     seconds: float = 0.0
     sparse: int = 0
     untouched: int = 0
@@ -48,7 +48,7 @@ class _Column:
 
 
 class Tally:
-    """Takes in model evaluations, one after the other; `record` gives the cells and times so far."""
+    """Takes in forwards, one after the other; `record` gives the cells and times so far."""
 
     def __init__(self) -> None:
         self._columns: dict[int, _Column] = {}
@@ -57,12 +57,12 @@ class Tally:
         self._times = Counter[str]()
 
     def add(self, forward: ForwardStatistics) -> None:
-        """A finished evaluation that was read. One without any attention call leaves no trace."""
+        """A finished forward that was read. One without any attention call leaves no trace."""
         if not forward.sparse and not forward.dense:
             return
         seconds = forward.seconds()
         column = self._columns.setdefault(forward.step, _Column(forward.sigma))
-        column.evaluations += 1
+        column.forwards += 1
         column.seconds += seconds
         column.sparse += forward.sparse.total()
         column.observed |= forward.observed
@@ -75,7 +75,7 @@ class Tally:
         self._spend(forward, seconds)
 
     def discard(self, forward: ForwardStatistics) -> None:
-        """An evaluation whose result was thrown away: its time was spent all the same."""
+        """A forward whose result was thrown away: its time was spent all the same."""
         self._times["guard"] += forward.seconds()
 
     def _spend(self, forward: ForwardStatistics, seconds: float) -> None:
@@ -119,4 +119,4 @@ class Tally:
 
 def _step(number: int, column: _Column) -> Step:
     dense = None if column.sparse else reasons.commonest(column.reasons)
-    return Step(number + 1, column.sigma, column.evaluations, column.seconds, dense, column.observed)
+    return Step(number + 1, column.sigma, column.forwards, column.seconds, dense, column.observed)

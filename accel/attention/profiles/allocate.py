@@ -39,13 +39,13 @@ def for_error(recording: Recording, error: float, margin: float = 1.0) -> Profil
     check_target(ERROR, error)
     path = frontier(recording)
     position = _positions(path, error / margin)
-    asked = f"{error:g} with its margin" if margin > 1 else f"{error:g}"
+    wanted = f"{error:g} with its margin" if margin > 1 else f"{error:g}"
     notes = []
     if full := _count(position == path.end):
-        reason = f"even top_p {recording.top_p[-1]:g} leaves them an error above {asked}"
+        reason = f"even top_p {recording.top_p[-1]:g} leaves them an error above {wanted}"
         notes.append(f"{full} of {len(position)} layers keep everything: {reason}")
     if below := _count(position == 0):
-        notes.append(f"{below} of {len(position)} layers stay below the error {asked} with the least budget measured")
+        notes.append(f"{below} of {len(position)} layers stay below the error {wanted} with the least budget measured")
     prediction = predict(recording.timing, path.at(position)[0].tolist())
     met = full < len(position)
     return _profile(recording, path, position, (ERROR, error), met, [*notes, prediction.words()])
@@ -80,9 +80,9 @@ def for_speed(recording: Recording, speed: float) -> Profile:
         low = max(path.densest.min().item() / 2, high * SMALLEST)
         for _ in range(HALVINGS):
             middle = math.sqrt(low * high)
-            found, gained = reached(middle)
-            if gained.speed >= speed:
-                high, position, prediction = middle, found, gained
+            trial, predicted = reached(middle)
+            if predicted.speed >= speed:
+                high, position, prediction = middle, trial, predicted
             else:
                 low = middle
         notes = [f"{speed:.3g}x costs an error of {high:.2g} in each layer"]

@@ -18,7 +18,7 @@ LEAST_TOP_P = 0.05
 
 @dataclass(frozen=True)
 class Profile:
-    """model: name of the network's class. layers: block numbers [L]. calls: of video self-attention in an evaluation.
+    """model: name of the network's class. layers: block numbers [L]. calls: of video self-attention in a forward.
     floor, max_density: as in `Budget`. top_p [L][heads], 0.05 to 1; 1 keeps everything. density, error [L]: what was
     expected of each layer, the mean over noise levels: the error is the relative L2 of the attention output, and is
     what the guard holds the layer to. target: `error` or `speed`; target_value: what was asked; met: whether it is
