@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from .account.forward_statistics import CallNumbers
+from .account.forward_statistics import CallNumbers, SampleNumbers
 from .budget import FEW_STEPS
 
 ROWS = 16
@@ -34,11 +34,11 @@ class _Samples:
     capped: float = 0.0
     calls: int = 0
 
-    def add(self, call: CallNumbers) -> None:
-        self.error += call.error
-        self.norm += call.norm
-        self.mass += call.mass
-        self.capped += call.capped
+    def add(self, sample: SampleNumbers, capped: float) -> None:
+        self.error += sample.error
+        self.norm += sample.norm
+        self.mass += sample.mass
+        self.capped += capped
         self.calls += 1
 
     def broken(self, promise: Promise) -> str | None:
@@ -101,8 +101,9 @@ class Guard:
 
     def learn(self, call: CallNumbers, promise: Promise) -> None:
         """Takes in a sparse call that was read."""
-        if call.error is not None and call.finite:
-            self._samples.setdefault(call.block, (_Samples(call.top_p), promise))[0].add(call)
+        if call.sample is not None and call.top_p is not None and call.finite:
+            samples, _ = self._samples.setdefault(call.block, (_Samples(call.top_p), promise))
+            samples.add(call.sample, call.capped)
 
     def repeat(self, step: int, block: int | None, mended: bool) -> None:
         """A forward that was not finite, by the fault of this block if any is known, was repeated densely. mended:
@@ -118,6 +119,8 @@ class Guard:
 
     def _settle(self, act: Callable[[int, _Samples], str]) -> None:
         self._probation.clear()
+        if self._step is None:
+            return
         for block, (samples, promise) in sorted(self._samples.items()):
             broken = samples.broken(promise)
             if broken and block not in self._dense:

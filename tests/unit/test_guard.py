@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from dit_accel.accel.attention.account.forward_statistics import CallNumbers
+from dit_accel.accel.attention.account.forward_statistics import CallNumbers, SampleNumbers
 from dit_accel.accel.attention.account.sample import sample, sampled_rows
 from dit_accel.accel.attention.executor import execute
 from dit_accel.accel.attention.guard import EVERY, RAISES, ROWS, Guard, Promise
@@ -22,7 +22,7 @@ MASS = Promise(error=None, mass=True)
 
 def found(block: int = 3, *, error: float = 0.0, mass: float = 0.9, capped: float = 0.0, finite: bool = True):
     """A sampled call that promised 0.9; error: relative."""
-    return CallNumbers(block, 0.3, capped, (0.0,) * 3, 0.9, finite, error**2 * 100.0, 100.0, mass)
+    return CallNumbers(block, 0.3, capped, (0.0,) * 3, 0.9, finite, SampleNumbers(error**2 * 100.0, 100.0, mass))
 
 
 def guard_after(*calls: CallNumbers, promise: Promise = MASS, steps: int = 30) -> Guard:
@@ -169,7 +169,7 @@ def test_no_finding(call):
 
 
 def test_attention_without_any_norm_has_no_error():
-    nothing = CallNumbers(3, 0.3, 0.0, (0.0,) * 3, 0.9, True, 0.0, 0.0, 1.0)
+    nothing = CallNumbers(3, 0.3, 0.0, (0.0,) * 3, 0.9, True, SampleNumbers(0.0, 0.0, 1.0))
     assert not guard_after(nothing, promise=Promise(0.05, True)).actions
 
 

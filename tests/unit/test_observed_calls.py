@@ -118,7 +118,7 @@ def test_a_call_is_sampled_and_looked_at_only_while_the_guard_is_on(monkeypatch)
     evaluate(forward)
     forward.statistics.read()
     (call,) = forward.statistics.calls
-    assert 0 < call.error < call.norm and 0.5 < call.mass < 1
+    assert 0 < call.sample.error < call.sample.norm and 0.5 < call.sample.mass < 1
     assert len(call.laps) == 3
 
     off = make_forward(make_run("reference"), LAYOUT, branches=("a",))
@@ -127,7 +127,7 @@ def test_a_call_is_sampled_and_looked_at_only_while_the_guard_is_on(monkeypatch)
     evaluate(off)
     assert off.statistics._calls[0].total is None
     off.statistics.read()
-    assert off.statistics.calls[0].error is None
+    assert off.statistics.calls[0].sample is None
 
 
 def test_a_condemned_layer_is_dense():

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from dit_accel.accel.attention import reasons
-from dit_accel.accel.attention.account.forward_statistics import CallNumbers, ForwardStatistics
+from dit_accel.accel.attention.account.forward_statistics import CallNumbers, ForwardStatistics, SampleNumbers
 from dit_accel.accel.attention.account.sample import Sample
 from dit_accel.accel.attention.account.stopwatch import Stopwatch
 from dit_accel.accel.attention.account.tally import Tally
@@ -31,7 +31,7 @@ class Watch:
 
 def sparse(block: int, density: float = 0.25, laps=(0.1, 0.2, 0.05), sample=(), finite: bool = True) -> CallNumbers:
     """sample: squared error, squared norm and mass."""
-    return CallNumbers(block, density, 0.0, laps, 0.9, finite, *sample)
+    return CallNumbers(block, density, 0.0, laps, 0.9, finite, SampleNumbers(*sample) if sample else None)
 
 
 def dense(block: int, seconds: float = 0.4) -> CallNumbers:
@@ -217,10 +217,10 @@ def test_what_was_recorded_is_what_is_read():
     forward.read()
     first, second, third, fourth, fifth = forward.calls
     assert (first.block, first.density, first.capped, first.top_p, first.finite) == (1, 0.5, 0.0, 0.8, True)
-    assert (first.error, len(first.laps)) == (None, 2)
-    assert (second.block, second.density, second.top_p, second.error, len(second.laps)) == (2, 1.0, None, None, 1)
+    assert (first.sample, len(first.laps)) == (None, 2)
+    assert (second.block, second.density, second.top_p, second.sample, len(second.laps)) == (2, 1.0, None, None, 1)
     assert (third.block, third.density, third.capped, third.finite) == (3, 0.5, 0.5, True)
-    assert (third.error, third.norm, third.mass) == (0.25, 4.0, 0.75)
+    assert third.sample == (0.25, 4.0, 0.75)
     assert (fourth.finite, fifth.finite) == (False, False)
     assert forward.sparse == {"triton": 3, "triton 8-bit": 1}
     assert forward.measured == {"a": 0.5, "b": 0.5, "c": 0.5, "d": 0.5}
@@ -239,7 +239,7 @@ def test_a_sample_that_met_nan_measured_nothing(place, value):
     forward.read()
     (call,) = forward.calls
     assert call.finite
-    assert (call.error, call.norm, call.mass) == (None, None, None)
+    assert call.sample is None
 
 
 class Event:

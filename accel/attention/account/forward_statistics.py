@@ -16,11 +16,19 @@ from .sample import Sample
 from .stopwatch import Stopwatch
 
 
+class SampleNumbers(NamedTuple):
+    """A Sample on the host."""
+
+    error: float
+    norm: float
+    mass: float
+
+
 class CallNumbers(NamedTuple):
     """One video self-attention call, on the host. block: its transformer block. density: 1 for a dense one. laps:
     seconds of planning, attention and sampling of a sparse call, or of attention alone; none where it was not timed.
     top_p: the mass that a sparse call promised, None for a dense one. finite: whether its output was; true where nobody
-    looked. error, norm, mass: of its sample, if there was one."""
+    looked. sample: None where there was none, or where it met NaN or Inf."""
 
     block: int
     density: float
@@ -28,9 +36,7 @@ class CallNumbers(NamedTuple):
     laps: tuple[float, ...]
     top_p: float | None = None
     finite: bool = True
-    error: float | None = None
-    norm: float | None = None
-    mass: float | None = None
+    sample: SampleNumbers | None = None
 
 
 @dataclass
@@ -159,8 +165,8 @@ def _numbers(call: _Call, numbers: Sequence[float]) -> CallNumbers:
         total, *rest = rest
         finite = math.isfinite(total)
     # A sample that met NaN or Inf, in a key that was not kept perhaps, measured nothing.
-    sampled = rest if all(map(math.isfinite, rest)) else []
-    return CallNumbers(call.block, density, capped, laps, call.top_p, finite, *sampled)
+    sample = SampleNumbers(*rest) if rest and all(map(math.isfinite, rest)) else None
+    return CallNumbers(call.block, density, capped, laps, call.top_p, finite, sample)
 
 
 def _read(scalars: Sequence[Tensor]) -> list[float]:

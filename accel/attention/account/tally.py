@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
+from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 
 from .. import reasons
@@ -20,10 +20,10 @@ class _Cell:
 
     def add(self, call: CallNumbers) -> None:
         self.densities.append(call.density)
-        if call.error is not None and call.finite:
-            self.error += call.error
-            self.norm += call.norm
-            self.masses.append(call.mass)
+        if call.sample is not None and call.finite:
+            self.error += call.sample.error
+            self.norm += call.sample.norm
+            self.masses.append(call.sample.mass)
 
     def relative_error(self) -> float | None:
         return math.sqrt(self.error / self.norm) if self.masses and self.norm else None
@@ -54,7 +54,7 @@ class Tally:
         self._columns: dict[int, _Column] = {}
         self._layers = 0
         self._announced = 0
-        self._times = Counter[str]()
+        self._times: defaultdict[str, float] = defaultdict(float)
 
     def add(self, forward: ForwardStatistics) -> None:
         """A finished forward that was read. One without any attention call leaves no trace."""
@@ -84,12 +84,13 @@ class Tally:
         if not forward.sparse:
             self._times["dense_steps"] += seconds
             return
-        spent = Counter[str]()
+        spent = 0.0
         for call in forward.calls:
             names = ("planning", "kernel", "guard") if call.top_p is not None else ("dense",)
-            spent.update(dict(zip(names, call.laps, strict=False)))
-        self._times.update(spent)
-        self._times["other"] += max(0.0, seconds - spent.total())
+            for name, lap in zip(names, call.laps, strict=False):
+                self._times[name] += lap
+                spent += lap
+        self._times["other"] += max(0.0, seconds - spent)
 
     def record(self, guard: tuple[str, ...]) -> RunRecord:
         """guard: what it said."""

@@ -126,5 +126,5 @@ def block_order(layout: TokenLayout, orders: list[VideoBlocks], index: Tensor) -
 def tall_chunks(offsets: Tensor) -> int | None:
     """BlockOrder.tall_chunks of orders with the block offsets [R, blocks + 1], which are on the CPU."""
     sizes = offsets.diff(dim=1)
-    tall, small = ((-(-sizes // chunk)).sum(1).amax().item() for chunk in (TALL, CHUNK))
+    tall, small = (int((-(-sizes // chunk)).sum(1).amax()) for chunk in (TALL, CHUNK))
     return tall if tall * TALL <= MORE_PADDING * small * CHUNK else None

@@ -39,7 +39,8 @@ def plan_by_means(call: AttentionCall, spending: Spending, queries: BlockOrder, 
 def _orders(call: AttentionCall) -> tuple[BlockOrder, BlockOrder]:
     grid = call.layout.grid
     index = torch.zeros(1, 1, dtype=torch.int32, device=call.q.device)
-    return tuple(
+    queries, keys = (
         block_order(call.layout, [ordered_blocks(grid, call.token_order, size)], index)
         for size in block_sizes(math.prod(grid))
     )
+    return queries, keys

@@ -30,7 +30,7 @@ ROWS = 64
 # Relative change of a head's sampled queries and keys that asks for a new choice.
 DRIFT = 0.5
 PROFILE_ELEMENTS = 1 << 24  # scores held at once while profiling
-AXES = tuple(itertools.permutations(range(3)))
+AXES: tuple[Grid, ...] = tuple((a, b, c) for a, b, c in itertools.permutations(range(3)))
 
 
 class Bands(NamedTuple):

@@ -116,7 +116,8 @@ class Observer:
     def learn(self, forward: ForwardStatistics) -> None:
         """Takes in a finished forward that was read. Waits for the device."""
         for block, tensors in forward.observations:
-            new, level = _Sums(*(x.double().cpu() for x in tensors)), self._levels[forward.step]
+            density, error, norm = (x.double().cpu() for x in tensors)
+            new, level = _Sums(density, error, norm), self._levels[forward.step]
             layers = self._sums.setdefault(level, {})
             if block in layers:
                 layers[block].add(new)
