@@ -82,10 +82,12 @@ def test_every_model_is_in_the_help_and_the_first_of_a_maker_in_the_nodes_descri
     assert [word for word in makers.values() if word not in node] == []
 
 
-def test_every_format_of_4_bit_models_is_in_the_help_and_the_nodes_description():
-    node = (ROOT / "nodes" / "svdquant.py").read_text("utf-8")
-    for text in (one_line("DitAccelLoadSVDQuant.md"), node):
-        assert [reader.name for reader in READERS if reader.name not in text] == []
+@pytest.mark.parametrize(
+    "file", ["web/js/docs/DitAccelLoadSVDQuant.md", "nodes/svdquant.py", "accel/cli/main.py", "README.md"]
+)
+def test_every_format_of_4_bit_models_is_named(file):
+    text = (ROOT / file).read_text("utf-8")
+    assert [reader.name for reader in READERS if reader.name not in text] == []
 
 
 def test_every_node_has_a_page_and_a_line_in_the_readme():
