@@ -1,4 +1,5 @@
-"""`dit-accel fit-preview`: what ComfyUI needs to preview latents of a DC-AE, from pictures of one's own."""
+"""`dit-accel fit-preview`: what ComfyUI needs to preview latents of a DC-AE, from pictures of one's own. No model of
+the pack reads the file yet."""
 
 from __future__ import annotations
 

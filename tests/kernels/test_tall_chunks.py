@@ -125,7 +125,7 @@ def test_8_bits(make_problem, described, nan_in_fresh_memory, formats, tail, dim
     torch.testing.assert_close(lse, expected_lse, atol=5e-3, rtol=0)
 
 
-@pytest.mark.parametrize("pattern", ["window", "radial", "svg1", "pooled", "tree"])
+@pytest.mark.parametrize("pattern", [name for name, row in PATTERNS.items() if not row.planning.clusters])
 @pytest.mark.parametrize("formats", [None, Formats(INT8, FP8)], ids=["16", "8"])
 @pytest.mark.parametrize(
     ("batch", "layout"),

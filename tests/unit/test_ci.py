@@ -64,7 +64,13 @@ def test_one_checkout(run, checkout):
     done, calls = run(COMFYUI_PATH=old)
     assert done.returncode == 0, done.stderr
     commands = [command for _, _, command in pytest_calls(calls)]
-    assert commands == ["pytest --durations=15", "pytest -m matrix", "pytest -m slow", "pytest -m browser"]
+    assert commands == [
+        "pytest --durations=15",
+        "pytest -m matrix",
+        "pytest -m slow",
+        "pytest -m thorough",
+        "pytest -m browser",
+    ]
     assert {path for _, path, _ in pytest_calls(calls)} == {str(old)}
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from dit_accel.accel.quant.formats.reading import FOLDER_PARTS, read_quantised
+from dit_accel.accel.quant.formats.reading import FOLDER_PARTS, READERS, read_quantised
 from dit_accel.accel.quant.weight4 import E2M1, INT4, Weight4
 from dit_accel.tests.support.svdquant import pack_svdquant, quantise
 
@@ -88,7 +88,8 @@ def test_a_truncated_file(path):
 
 def test_a_plain_model(path):
     save_file({"layers.0.attention.to_q.weight": torch.zeros(128, 128, dtype=torch.bfloat16)}, path)
-    assert_refused(path, "expected a 4-bit model (nunchaku or comfy_quant), found 1 tensors and no 4-bit layer")
+    formats = " or ".join(reader.name for reader in READERS)
+    assert_refused(path, f"expected a 4-bit model ({formats}), found 1 tensors and no 4-bit layer")
 
 
 def test_a_folder_that_lacks_a_file(tmp_path):
