@@ -101,8 +101,7 @@ def _fp8_product(
 
 
 def _add_low_rank(dense: Tensor, weight: Weight4, extra: Sequence[Pair], smooth: Tensor | None = None) -> Tensor:
-    pairs = [] if weight.proj_down is None else [(weight.proj_down, weight.proj_up)]
-    pairs += extra
+    pairs = [*([] if weight.low_rank is None else [weight.low_rank]), *extra]
     if pairs:
         down, up = (torch.cat([part.to(dense.dtype) for part in parts], dim=1) for parts in zip(*pairs, strict=True))
         if smooth is not None:

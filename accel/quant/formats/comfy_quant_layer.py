@@ -19,9 +19,9 @@ class Layer:
     def __init__(self, file: str, name: str, config: Config, parts: dict[str, Tensor]):
         self.file, self.name, self.config, self.parts = file, name, config, dict(parts)
 
-    def error(self, part: str, expected: object, found: object) -> ValueError:
+    def error(self, part: str, expected: object, actual: object) -> ValueError:
         """What to raise when a tensor or a field is not what it must be."""
-        return ValueError(f"{self.file}: {self.name}.{part}: expected {expected}, found {found}")
+        return ValueError(f"{self.file}: {self.name}.{part}: expected {expected}, found {actual}")
 
     def allow_fields(self, known: Sequence[str]) -> None:
         """Raises ValueError where the JSON has a field that is not known."""

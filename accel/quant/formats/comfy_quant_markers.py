@@ -40,18 +40,17 @@ def read_header(metadata: Mapping[str, str], keys: Iterable[str], name: str) -> 
         return {}
     where = f"{name}: {HEADER}"
     header = _parse(where, metadata[HEADER])
-    layers = header.get("layers") if isinstance(header, dict) else None
-    if not isinstance(layers, dict):
+    if not isinstance(header, dict) or not isinstance(header.get("layers"), dict):
         raise ValueError(f"{where}: expected an object with `layers`, found {_short(header)}")
     version = header.get("format_version", "1.0")
     if version != "1.0":
         raise ValueError(f"{where}: expected format_version 1.0, found {_short(version)}")
     known = set(keys)
-    found = {}
-    for layer, config in layers.items():
+    configs = {}
+    for layer, config in header["layers"].items():
         names = [prefix + layer for prefix in _PREFIXES if f"{prefix}{layer}.weight" in known]
-        found[names[0] if names else layer] = _config(f"{where}: {layer}", config)
-    return found
+        configs[names[0] if names else layer] = _config(f"{where}: {layer}", config)
+    return configs
 
 
 def marker(config: Config) -> Tensor:

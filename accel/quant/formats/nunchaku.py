@@ -77,16 +77,16 @@ def _model(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> Model:
         if model.mark in tensors:
             return model
     names = ", ".join(model.name for model in MODELS)
-    found = ", ".join(sorted(filter(None, named))) or "no name and none of their tensors"
-    raise ValueError(f"expected a model of {names}, found {found}")
+    actual = ", ".join(sorted(filter(None, named))) or "no name and none of their tensors"
+    raise ValueError(f"expected a model of {names}, found {actual}")
 
 
 def _json(metadata: Mapping[str, str], key: str) -> dict:
     try:
-        found = json.loads(metadata.get(key, "{}"))
+        value = json.loads(metadata.get(key, "{}"))
     except json.JSONDecodeError as error:
         raise ValueError(f"metadata {key}: expected JSON, found something else ({error})") from error
-    return found if isinstance(found, dict) else {}
+    return value if isinstance(value, dict) else {}
 
 
 def _by_layer(tensors: Mapping[str, Tensor]) -> tuple[Layers, dict[str, Tensor | Weight4]]:
@@ -106,19 +106,20 @@ def _by_layer(tensors: Mapping[str, Tensor]) -> tuple[Layers, dict[str, Tensor |
 
 def _blocks(layers: Layers, model: Model) -> Iterable[tuple[str, Layers, str, tuple[Move, ...]]]:
     """Takes the blocks out of `layers`: each with its name in the file, its layers, its name in ComfyUI, its moves."""
-    found: dict[str, dict[int, Layers]] = defaultdict(lambda: defaultdict(dict))
+    numbered: dict[str, dict[int, Layers]] = defaultdict(lambda: defaultdict(dict))
     for name in list(layers):
         parts = name.split(".", 2)
         if parts[0] in model.blocks and len(parts) == 3 and parts[1].isdecimal():
             own = model.blocks[parts[0]].aliases.get(parts[2], parts[2])
-            found[parts[0]][int(parts[1])][own] = layers.pop(name)
+            numbered[parts[0]][int(parts[1])][own] = layers.pop(name)
     for kind, blocks in model.blocks.items():
-        if not found[kind]:
+        if not numbered[kind]:
             raise ValueError(f"expected blocks {kind}.0 and on in a file of {model.name}, found none")
-        for number in range(max(found[kind]) + 1):
-            if number not in found[kind]:
-                raise ValueError(f"expected blocks {kind}.0 to {kind}.{max(found[kind])}, found no {kind}.{number}")
-            yield f"{kind}.{number}.", found[kind][number], f"{blocks.name}.{number}", blocks.moves
+        last = max(numbered[kind])
+        for number in range(last + 1):
+            if number not in numbered[kind]:
+                raise ValueError(f"expected blocks {kind}.0 to {kind}.{last}, found no {kind}.{number}")
+            yield f"{kind}.{number}.", numbered[kind][number], f"{blocks.name}.{number}", blocks.moves
 
 
 def _move_all(
@@ -151,7 +152,7 @@ def _linear(layer: str, parts: dict[str, Tensor], source: Source, width: int) ->
         if "weight" not in parts:
             raise ValueError(f"{layer}: expected {layer}.qweight or {layer}.weight, found only {', '.join(parts)}")
         return Linear(layer, parts["weight"], parts.get("bias"))
-    shape = tuple(None if size is None else size * width for size in (source.outputs, source.inputs))
+    outputs, inputs = (None if size is None else size * width for size in (source.outputs, source.inputs))
     if parts["qweight"].dtype == torch.int32:
-        return read_awq(layer, parts, shape, source.chunks)
-    return read_svdquant(layer, parts, shape, source.unsigned)
+        return read_awq(layer, parts, (outputs, inputs), source.chunks)
+    return read_svdquant(layer, parts, (outputs, inputs), source.unsigned)

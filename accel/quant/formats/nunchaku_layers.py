@@ -107,13 +107,13 @@ def read_awq(layer: str, parts: Mapping[str, Tensor], shape: tuple[int | None, i
 
 def _without_padding(layer: str, padded: tuple[int, int], shape: tuple[int | None, int | None]) -> tuple[int, int]:
     """N and K, which the file rounds up to whole tiles."""
-    sizes = tuple(own if size is None else size for size, own in zip(shape, padded, strict=True))
-    if any(own % TILE or not 0 <= own - size < TILE for size, own in zip(sizes, padded, strict=True)):
+    rows, columns = (own if size is None else size for size, own in zip(shape, padded, strict=True))
+    if any(own % TILE or not 0 <= own - size < TILE for size, own in zip((rows, columns), padded, strict=True)):
         wanted = f"a layer {_sizes(shape)} in tiles of {TILE}x{TILE}"
         raise ValueError(f"{layer}.qweight: expected {wanted}, found {_sizes(padded)}")
-    if sizes[1] % GROUP:
-        raise ValueError(f"{layer}: expected a multiple of {GROUP} inputs, found {sizes[1]}")
-    return sizes
+    if columns % GROUP:
+        raise ValueError(f"{layer}: expected a multiple of {GROUP} inputs, found {columns}")
+    return rows, columns
 
 
 def _sizes(shape: tuple[int | None, ...]) -> str:
