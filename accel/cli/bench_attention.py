@@ -92,12 +92,12 @@ def show(rows: list[dict[str, Any]]) -> str:
         if "error" in row:
             measured.append({**row, **_speed_up(row, fastest.get(row["inputs_sha256"], math.inf))})
     parts = [columns_of(COLUMNS, measured)] if measured else []
-    others: dict[tuple[str, ...], list[str]] = {}
+    failures: dict[tuple[str, ...], list[str]] = {}
     for row in rows:
         if "error" not in row:
-            others.setdefault((row["pattern"], row["asked"], row["remark"]), []).append(row["inputs"])
-    if others:
-        cells = [(name, asked, str(len(inputs)), remark) for (name, asked, remark), inputs in others.items()]
+            failures.setdefault((row["pattern"], row["asked"], row["remark"]), []).append(row["inputs"])
+    if failures:
+        cells = [(name, target, str(len(inputs)), remark) for (name, target, remark), inputs in failures.items()]
         parts.append(table(("not measured", "asked", "inputs", "why"), cells))
     return "\n\n".join(parts)
 

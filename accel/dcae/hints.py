@@ -37,7 +37,7 @@ class Hints:
     texts: tuple[tuple[str, str], ...] = ()
     settings: Mapping[str, Any] = field(default_factory=dict)
 
-    def said(self, configs: Iterable[Config]) -> dict[str, frozenset[str]]:
+    def candidates(self, configs: Iterable[Config]) -> dict[str, frozenset[str]]:
         """By place, which of the configurations its text speaks for; a text for none, or for all, is left out.
 
         The name of a folder counts where that of the file says nothing.
@@ -45,9 +45,9 @@ class Hints:
         configs = tuple(configs)
         result = {}
         for where, text in self.texts:
-            found = frozenset(config.name for config in configs if _speaks(text.lower(), config))
-            if found and len(found) < len(configs) and not (where == "folder" and "file name" in result):
-                result[where] = found
+            names = frozenset(config.name for config in configs if _speaks(text.lower(), config))
+            if names and len(names) < len(configs) and not (where == "folder" and "file name" in result):
+                result[where] = names
         return result
 
     def fit(self, config: Config) -> bool:
@@ -95,12 +95,12 @@ def gather(path: Path, metadata: Mapping[str, str], variant: str = AUTO) -> Hint
     beside = path.with_name("config.json")
     config = beside.read_text("utf-8", errors="replace") if beside.is_file() else ""
     for where, text in (("config.json", config), ("metadata", metadata.get("config", ""))):
-        found = _json(text)
-        if found.get("_class_name") == "AutoencoderDC":
-            settings = settings or found
+        content = _json(text)
+        if content.get("_class_name") == "AutoencoderDC":
+            settings = settings or content
         for key in ("model_name", "_name_or_path"):
-            if isinstance(found.get(key), str):
-                texts.append((where, found[key]))
+            if isinstance(content.get(key), str):
+                texts.append((where, content[key]))
     texts += [("metadata", metadata[name]) for name in _METADATA_NAMES if name in metadata]
     texts += [("file name", path.name), ("folder", path.absolute().parent.name)]
     return Hints(variant, tuple(texts), settings)
@@ -113,7 +113,7 @@ def _acting(stage: Stage, act: str) -> Stage:
 def _speaks(text: str, config: Config) -> bool:
     if _UNKNOWN_SCALE in text:
         return False
-    sizes = {tuple(map(int, found)) for found in _SIZE.findall(text)}
+    sizes = {tuple(map(int, numbers)) for numbers in _SIZE.findall(text)}
     if sizes:
         if sizes != {(config.factor, config.latent_channels)}:
             return False
@@ -129,7 +129,7 @@ def _plain(value: Any) -> Any:
 def _json(text: str) -> dict[str, Any]:
     """A JSON object; empty where the text is none, for these files are other people's."""
     try:
-        found = json.loads(text)
+        content = json.loads(text)
     except json.JSONDecodeError:
         return {}
-    return found if isinstance(found, dict) else {}
+    return content if isinstance(content, dict) else {}
