@@ -48,7 +48,7 @@ def run(options: argparse.Namespace) -> int:
 
     print(f"{target}: {len(layers)} 4-bit layers")
     for kind in sorted(set(kinds.values())):
-        print(f"  {sum(found == kind for found in kinds.values())} {kind}")
+        print(f"  {list(kinds.values()).count(kind)} {kind}")
     print(f"size: {_size(before)} before, {_size(target.stat().st_size)} after")
     own = [layer for layer, kind in kinds.items() if kind == OURS]
     if own:

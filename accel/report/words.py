@@ -29,9 +29,11 @@ def _lines(run: RunSummary) -> list[str]:
         lines.append(f"time: {', '.join(parts)}")
     if counts := by_count(run.dense):
         lines.append(f"dense by reason: {', '.join(f'{reason} {count}' for reason, count in counts)}")
-    said = run.record.guard
-    lines += [f"guard: {sentence}" for sentence in said[:GUARD_LINES]]
-    return [*lines, f"guard: and {len(said) - GUARD_LINES} times more"] if len(said) > GUARD_LINES else lines
+    sentences = run.record.guard
+    lines += [f"guard: {sentence}" for sentence in sentences[:GUARD_LINES]]
+    if len(sentences) > GUARD_LINES:
+        lines.append(f"guard: and {len(sentences) - GUARD_LINES} times more")
+    return lines
 
 
 def _steps(record: RunRecord) -> str:
