@@ -6,7 +6,7 @@ is folded out of the low-rank branch, which sees the layer's input as it is.
 
 from __future__ import annotations
 
-from dataclasses import InitVar, dataclass, fields
+from dataclasses import InitVar, dataclass, fields, replace
 from functools import cached_property
 
 import torch
@@ -25,6 +25,7 @@ __all__ = [
     "pack_nibbles",
     "residual",
     "shift_bias",
+    "unpack",
     "unpack_nibbles",
 ]
 # What engines add to the input of an unsigned layer: the output of a GELU is never below minus this.
@@ -97,17 +98,23 @@ def pack_nibbles(codes: Tensor) -> Tensor:
     return (codes[..., ::2] | codes[..., 1::2] << 4).view(torch.int8)
 
 
-def residual(weight: Weight4) -> Tensor:
-    """The 4-bit part in the basis of the smoothed input, W - proj_up proj_downᵀ times smooth: fp32 [N, K]."""
+def unpack(weight: Weight4, dtype: torch.dtype, *, backend: str) -> Tensor:
+    """The 4-bit part, W - proj_up proj_downᵀ: [N, K] in `dtype`."""
     return unpack_w4(
         weight.codes,
         weight.scale,
         grid=weight.grid,
         zero=weight.zero,
         channel_scale=weight.channel_scale,
-        dtype=torch.float32,
-        backend="reference",
+        smooth=weight.smooth,
+        dtype=dtype,
+        backend=backend,
     )
+
+
+def residual(weight: Weight4) -> Tensor:
+    """The 4-bit part in the basis of the smoothed input, W - proj_up proj_downᵀ times smooth: fp32 [N, K]."""
+    return unpack(replace(weight, smooth=None), torch.float32, backend="reference")
 
 
 def dequantise(weight: Weight4) -> Tensor:

@@ -133,7 +133,7 @@ def _move_all(
             continue
         if missing:
             raise ValueError(f"{prefix}{missing[0]}: expected this layer beside {prefix}{move.sources[0].name}")
-        linears = move.how(
+        linears = move.convert(
             [_linear(prefix + source.name, layers.pop(source.name), source, width) for source in move.sources]
         )
         for name, linear in zip(move.targets, linears, strict=True):
