@@ -41,10 +41,10 @@ def run(options: argparse.Namespace) -> int:
     if not layers:
         raise Problem(f"{source}: expected 4-bit layers, found none: there is nothing to convert")
     kinds = {layer: format_of(weight, model.get(f"{layer}.bias")) for layer, weight in layers.items()}
-    tensors, about = tensors_of(model)
+    tensors, header = tensors_of(model)
     kept = {key: value for key, value in metadata.items() if key not in PACKING}
     before = sum(file.stat().st_size for file in _files(source))
-    _write(target, tensors, {**kept, **about, "pack": PACK_VERSION, "converted_from": source.name})
+    _write(target, tensors, {**kept, **header, "pack": PACK_VERSION, "converted_from": source.name})
 
     print(f"{target}: {len(layers)} 4-bit layers")
     for kind in sorted(set(kinds.values())):

@@ -53,10 +53,10 @@ class Hints:
     def fit(self, config: Config) -> bool:
         """Whether the settings are those of an autoencoder of this size: a config.json may belong to another file of
         its folder."""
-        wanted = {"latent_channels": config.latent_channels}
+        expected = {"latent_channels": config.latent_channels}
         for side, stages in (("encoder", config.encoder), ("decoder", config.decoder)):
-            wanted[f"{side}_layers_per_block"] = [stage.depth for stage in stages]
-        return all(_plain(self.settings.get(name)) == value for name, value in wanted.items())
+            expected[f"{side}_layers_per_block"] = [stage.depth for stage in stages]
+        return all(_plain(self.settings.get(name)) == value for name, value in expected.items())
 
     def applied(self, config: Config) -> Config:
         """The configuration with what the settings say and no tensor tells; the same where they do not fit it. Raises

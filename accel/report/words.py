@@ -42,7 +42,7 @@ def _steps(record: RunRecord) -> str:
         "dense": [step.seconds for step in record.steps if step.dense is not None],
         "sparse": [step.seconds for step in record.steps if step.dense is None],
     }
-    parts = [f"{len(each)} {kind} of {seconds_text(mean(each))}" for kind, each in seconds.items() if each]
+    parts = [f"{len(times)} {kind} of {seconds_text(mean(times))}" for kind, times in seconds.items() if times]
     total = seconds_text(sum(step.seconds for step in record.steps))
     return f"{len(record.steps)} steps in {total}: {', '.join(parts)}"
 
