@@ -82,11 +82,19 @@ def write_json(path: Path, kind: str, version: int, content: Mapping[str, Any]) 
         partial.write_text(json.dumps({**about, **content}, indent=2, allow_nan=False) + "\n", "utf-8")
 
 
+def parse_json(text: str | bytes) -> Any:
+    """What a JSON text holds. Raises ValueError for any other text."""
+    try:
+        return json.loads(text)
+    except RecursionError as error:
+        raise ValueError("too many brackets within brackets") from error
+
+
 def read_json(path: Path, kind: str, version: int) -> dict[str, Any]:
     """What `write_json` wrote. Raises ValueError naming the file, what was expected and what was found, when it is of
     another format or version or no JSON; the content is not checked."""
     try:
-        content = json.loads(path.read_text("utf-8"))
+        content = parse_json(path.read_text("utf-8"))
     except (OSError, ValueError) as error:
         raise ValueError(f"{path}: expected a JSON file of the format {kind}, found {error}") from error
     actual = (content.get("format"), content.get("version")) if isinstance(content, dict) else None

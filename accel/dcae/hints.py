@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from ..files import parse_json
 from .config import RELU, RES, SILU, Config, Stage
 
 AUTO = "auto"
@@ -65,7 +65,7 @@ class Hints:
             return config
         acts = self._setting("decoder_act_fns", "silu", (str, list, tuple))
         acts = [acts] * len(config.decoder) if isinstance(acts, str) else acts
-        if len(acts) != len(config.decoder) or not {*acts} <= {RELU, SILU}:
+        if len(acts) != len(config.decoder) or any(act not in (RELU, SILU) for act in acts):
             raise ValueError(f"config.json: decoder_act_fns: expected relu or silu for each stage, found {acts}")
         final = self._setting("decoder_conv_act_fn", RELU, (str,))
         if final not in (RELU, SILU):
@@ -129,7 +129,7 @@ def _plain(value: Any) -> Any:
 def _json(text: str) -> dict[str, Any]:
     """A JSON object; empty where the text is none, for these files are other people's."""
     try:
-        content = json.loads(text)
-    except json.JSONDecodeError:
+        content = parse_json(text)
+    except ValueError:
         return {}
     return content if isinstance(content, dict) else {}

@@ -180,7 +180,7 @@ def _ours(layer: Layer) -> tuple[Weight4, Tensor | None]:
     rows, columns = codes.shape[0], 2 * codes.shape[1]
     groups = layer.groups(codes)
     unsigned_from = layer.config.get("unsigned_from")
-    if unsigned_from is not None and unsigned_from not in range(columns):
+    if unsigned_from is not None and (type(unsigned_from) is not int or unsigned_from not in range(columns)):
         raise layer.error("unsigned_from", f"null or an input channel below {columns}", unsigned_from)
     down = layer.take_if_there("weight_proj_down", FLOATS, columns, None)
     weight = Weight4(

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ...files import parse_json
 from .checks import expect
 
 MARKER = ".comfy_quant"
@@ -65,9 +66,8 @@ def header(configs: Mapping[str, Config]) -> dict[str, str]:
 
 def _parse(where: str, text: str | bytes) -> object:
     try:
-        return json.loads(text)
-    # Brackets by the thousand end in a RecursionError.
-    except (ValueError, RecursionError) as error:
+        return parse_json(text)
+    except ValueError as error:
         raise ValueError(f"{where}: expected JSON, found {_short(text)} ({error})") from error
 
 

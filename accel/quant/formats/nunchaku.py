@@ -3,13 +3,14 @@ them."""
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from ...files import parse_json
 from ..joining import Linear
 from ..weight4 import Weight4
 from .nunchaku_layers import OPTIONAL, PARTS, read_awq, read_svdquant
@@ -65,26 +66,26 @@ def _read(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> dict[st
 
 def _model(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> Model:
     """The model by the file's metadata, else by the names in it."""
-    named = {
+    classes = (
         metadata.get("model_class"),
         _json(metadata, "comfy_config").get("model_class"),
         _json(metadata, "config").get("_class_name"),
-    }
+    )
     for model in MODELS:
-        if named & set(model.classes):
+        if any(name in model.classes for name in classes):
             return model
     for model in MODELS:
         if model.mark in tensors:
             return model
     names = ", ".join(model.name for model in MODELS)
-    actual = ", ".join(sorted(filter(None, named))) or "no name and none of their tensors"
+    actual = ", ".join(sorted({str(name) for name in classes if name})) or "no name and none of their tensors"
     raise ValueError(f"expected a model of {names}, found {actual}")
 
 
-def _json(metadata: Mapping[str, str], key: str) -> dict:
+def _json(metadata: Mapping[str, str], key: str) -> dict[str, Any]:
     try:
-        value = json.loads(metadata.get(key, "{}"))
-    except json.JSONDecodeError as error:
+        value = parse_json(metadata.get(key, "{}"))
+    except ValueError as error:
         raise ValueError(f"metadata {key}: expected JSON, found something else ({error})") from error
     return value if isinstance(value, dict) else {}
 
