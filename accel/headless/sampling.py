@@ -34,15 +34,15 @@ def within_run(
     """
     import comfy.samplers
 
-    found = []
+    results = []
 
     def sampler(network, x, sigmas, extra_args, **options):
         level = sigmas[:1].expand(x.shape[0])
-        found.append(work(lambda: x - network(x, level, **extra_args)))
+        results.append(work(lambda: x - network(x, level, **extra_args)))
         return x
 
     _sample(model, positive, latent, sigma, seed, comfy.samplers.KSAMPLER(sampler))
-    return found[0]
+    return results[0]
 
 
 def _sample(model, positive: list[Any], latent: Tensor, sigma: float, seed: int, sampler) -> Tensor:

@@ -65,10 +65,10 @@ def per_cent(share: float) -> str:
 
 def ranges(numbers: Iterable[int]) -> str:
     """Numbers as the input dense_blocks takes them: 0, 1, 2 and 7 are `0-2, 7`."""
-    found: list[list[int]] = []
+    runs: list[list[int]] = []
     for number in sorted(numbers):
-        if found and number == found[-1][1] + 1:
-            found[-1][1] = number
+        if runs and number == runs[-1][1] + 1:
+            runs[-1][1] = number
         else:
-            found.append([number, number])
-    return ", ".join(str(first) if first == last else f"{first}-{last}" for first, last in found)
+            runs.append([number, number])
+    return ", ".join(str(first) if first == last else f"{first}-{last}" for first, last in runs)

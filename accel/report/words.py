@@ -29,9 +29,11 @@ def _lines(run: RunSummary) -> list[str]:
         lines.append(f"time: {', '.join(parts)}")
     if counts := by_count(run.dense):
         lines.append(f"dense by reason: {', '.join(f'{reason} {count}' for reason, count in counts)}")
-    said = run.record.guard
-    lines += [f"guard: {sentence}" for sentence in said[:GUARD_LINES]]
-    return [*lines, f"guard: and {len(said) - GUARD_LINES} times more"] if len(said) > GUARD_LINES else lines
+    sentences = run.record.guard
+    lines += [f"guard: {sentence}" for sentence in sentences[:GUARD_LINES]]
+    if len(sentences) > GUARD_LINES:
+        lines.append(f"guard: and {len(sentences) - GUARD_LINES} times more")
+    return lines
 
 
 def _steps(record: RunRecord) -> str:
@@ -40,7 +42,7 @@ def _steps(record: RunRecord) -> str:
         "dense": [step.seconds for step in record.steps if step.dense is not None],
         "sparse": [step.seconds for step in record.steps if step.dense is None],
     }
-    parts = [f"{len(each)} {kind} of {seconds_text(mean(each))}" for kind, each in seconds.items() if each]
+    parts = [f"{len(times)} {kind} of {seconds_text(mean(times))}" for kind, times in seconds.items() if times]
     total = seconds_text(sum(step.seconds for step in record.steps))
     return f"{len(record.steps)} steps in {total}: {', '.join(parts)}"
 

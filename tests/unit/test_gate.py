@@ -202,8 +202,8 @@ def test_measuring_times_all_that_the_fit_needs():
     assert costs.dense > 0
     assert len(found) == 18
     assert all(one.milliseconds > 0 for one in found)
-    assert {one.what for one in found} == {"dense", "window", "svg2", "svg2 plan, 8 rounds", "svg2 plan, 2 rounds"}
-    assert all(0.05 < one.density < 0.6 for one in found if one.what in ("window", "svg2"))
+    assert {one.name for one in found} == {"dense", "window", "svg2", "svg2 plan, 8 rounds", "svg2 plan, 2 rounds"}
+    assert all(0.05 < one.density < 0.6 for one in found if one.name in ("window", "svg2"))
     assert "svg2 plan" in bench_gate.show(found, costs)
 
 

@@ -198,6 +198,7 @@ def test_inputs_that_are_no_whole_groups(path):
     [
         ({"model_class": "NunchakuFluxTransformer2dModel"}, ["x_embedder.weight", "FLUX.1"]),
         ({"config": "{"}, ["metadata config: expected JSON"]),
+        ({"config": "[" * 100_000}, ["metadata config: expected JSON"]),
     ],
 )
 def test_metadata_of_something_else(path, metadata, texts):
@@ -209,3 +210,7 @@ def test_a_model_without_a_reader(path):
     tensors = {f"sana.{name}": tensor for name, tensor in model().items()}
     save_file(tensors, path, metadata={"model_class": "NunchakuSanaTransformer2DModel", "config": json.dumps({})})
     assert_refused(path, "expected a model of FLUX.1, Qwen-Image, Z-Image, found NunchakuSanaTransformer2DModel")
+    # Names that are no texts.
+    names = {"config": json.dumps({"_class_name": ["Sana"]}), "comfy_config": json.dumps({"model_class": 7})}
+    save_file(tensors, path, metadata={"model_class": "Sana", **names})
+    assert_refused(path, "expected a model of FLUX.1, Qwen-Image, Z-Image, found 7, Sana, ['Sana']")
