@@ -1,4 +1,5 @@
-"""Shared fixtures: where ComfyUI is, and the rule that CI must never pass by skipping it."""
+"""Shared fixtures, the tiers, how tests are shared among processes, and the rule that CI must never pass by skipping
+the real ComfyUI."""
 
 import os
 import sys
@@ -12,12 +13,55 @@ sys.path[:] = [entry for entry in sys.path if Path(entry).resolve() != ROOT]
 
 from dit_accel.accel.headless.embedded import import_comfyui  # noqa: E402
 from dit_accel.accel.headless.server import find_comfyui, missing_comfyui  # noqa: E402
+from dit_accel.tests.support.tiers import mark_the_rest_thorough  # noqa: E402
+
+WORKERS = 2
+# One device, one browser, and what measures time or memory: no second process beside it.
+ALONE = ("gpu", "browser", "slow")
+# Seconds for a test of these tiers, where it has no limit of its own; the others have that of pyproject.toml.
+LONG = {"slow": 3600, "matrix": 3600, "thorough": 1200}
 
 
 def pytest_configure(config):
     """Every tier but `gpu` runs the kernels in Triton's interpreter, whatever the machine has. Triton reads the
     variable when a kernel is defined, so the two cannot share a process."""
     os.environ["TRITON_INTERPRET"] = "0" if config.option.markexpr == "gpu" else "1"
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers(config):
+    """Two processes for a folder or several files, none beside this one for a single file."""
+    one_file = len(config.args) == 1 and ".py" in config.args[0]
+    if one_file or config.option.markexpr in ALONE or (os.cpu_count() or 1) < WORKERS:
+        return 0
+    # For the workers and their servers, whose threads would only wait for each other.
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, os.cpu_count() // WORKERS)))
+    return WORKERS
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """A file stays together for its models, and all that share a session's server; chips are compiled one by one."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class Scheduling(LoadScopeScheduling):
+        def _split_scope(self, nodeid):
+            file = nodeid.split("::")[0]
+            folder = file.rpartition("/")[0]
+            if file.endswith("test_compile_matrix.py"):
+                return nodeid
+            return folder if folder in ("tests/server", "tests/browser") else file
+
+    return Scheduling(config, log)
+
+
+@pytest.hookimpl(tryfirst=True)  # before tests are chosen by their marks
+def pytest_collection_modifyitems(items):
+    mark_the_rest_thorough(items, pytest.mark.thorough)
+    for item in items:
+        tier = next(filter(item.get_closest_marker, LONG), None)
+        if tier and not item.get_closest_marker("timeout"):
+            item.add_marker(pytest.mark.timeout(LONG[tier]))
 
 
 @pytest.hookimpl(wrapper=True)

@@ -107,7 +107,8 @@ def _axes(
     products -= other[:, None] * (total / used)[None, :]
 
     diagonal = tl.sum(tl.where(dim[:, None] == dim[None, :], products, 0.0), axis=0)
-    widest = tl.argmax(diagonal, axis=0)
+    # Which index an argmax of nothing but NaN gives is nowhere said, and the interpreter may raise.
+    widest = tl.argmax(tl.where(diagonal == diagonal, diagonal, float("-inf")), axis=0)
     axis = tl.sum(tl.where(dim[:, None] == widest, products, 0.0), axis=0)
     weights = tl.load(weight + pair * DIM * DIM + dim[:, None] * DIM + dim[None, :])
     for _ in range(ROUNDS):

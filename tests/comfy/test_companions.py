@@ -5,6 +5,8 @@ import logging
 import pytest
 import torch
 
+from dit_accel.tests.support.closeness import NETWORK, assert_close
+
 LAYERS = 2  # of the model
 
 
@@ -136,7 +138,7 @@ def test_a_wrapper_that_splits_the_batch(tiny, case, model):
 
     sparse = tiny.sparse(model)
     sparse.set_model_unet_function_wrapper(one_by_one)
-    assert (tiny.sample(sparse, case) - tiny.sample(model, case)).abs().max() < 1e-4
+    assert_close(tiny.sample(sparse, case), tiny.sample(model, case), units=NETWORK)
     assert tiny.history(sparse)[0].sparse_calls == 4 * LAYERS
 
 
@@ -150,7 +152,7 @@ def test_a_cache_skips_forwards_without_blame(tiny, case, model, node, first):
 
     both = tiny.sparse(cached(model)) if first == "cache" else cached(tiny.sparse(model))
     cached_alone = tiny.sample(cached(model), case, steps=8, cfg=1.0)
-    assert (tiny.sample(both, case, steps=8, cfg=1.0) - cached_alone).abs().max() < 1e-4
+    assert_close(tiny.sample(both, case, steps=8, cfg=1.0), cached_alone, units=NETWORK)
     (run,) = tiny.history(both)
     assert run.sparse_calls == run.expected < 8 * LAYERS
     assert run.notes == ()
@@ -161,7 +163,7 @@ def test_conditioning_areas(tiny, case, model):
     sparse = tiny.sparse(model)
     positive = [*case.conditioning(2), [case.conditioning(5)[0][0], {"area": (5, 8, 8, 0, 2, 2), "strength": 1.0}]]
     results = [tiny.sample(m, case, positive=positive) for m in (sparse, model)]
-    assert (results[0] - results[1]).abs().max() < 1e-4
+    assert_close(*results, units=NETWORK)
     (run,) = tiny.history(sparse)
     assert run.sparse_calls == LAYERS * run.forwards
     assert run.forwards > 2

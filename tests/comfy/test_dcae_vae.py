@@ -7,6 +7,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from dit_accel.tests.support.closeness import distance
+
 GOLDEN = Path(__file__).parents[1] / "golden"
 FILES = ("dcae_mit_sana_like", "dcae_mit_mix_like")
 
@@ -38,7 +40,7 @@ def as_image(tensor):
 
 
 def close(a, b, bound=1e-5):
-    return (a - b).abs().max() <= bound * b.abs().max()
+    return distance(a, b) <= bound
 
 
 def large(vae, rows=12, columns=5, seed=0):

@@ -8,6 +8,7 @@ import torch
 
 from dit_accel.accel.dcae.config import CONFIGS
 from dit_accel.accel.dcae.preview import KIND, VERSION
+from dit_accel.tests.support.closeness import assert_close
 
 SANA = CONFIGS["f32c32-sana-1.0"]
 
@@ -21,7 +22,7 @@ def test_scale_once(latent_format):
     found = latent_format(SANA)
     latent = torch.randn(1, 32, 4, 4, generator=torch.Generator().manual_seed(0))
     assert torch.equal(found.process_in(latent), latent * 0.41407)
-    assert torch.allclose(found.process_out(found.process_in(latent)), latent)
+    assert_close(found.process_out(found.process_in(latent)), latent, units=2)
     assert (found.latent_channels, found.spacial_downscale_ratio) == (32, 32)
     assert found.latent_rgb_factors is None
 

@@ -12,6 +12,7 @@ import torch
 from dit_accel.accel.attention import executor
 from dit_accel.accel.attention.account.forward_statistics import ForwardStatistics
 from dit_accel.accel.attention.memory import TensorCache
+from dit_accel.tests.support.closeness import NETWORK, assert_close
 from dit_accel.tests.support.forwards import make_run
 
 LAYERS, STEPS = 2, 3
@@ -50,8 +51,9 @@ def workers(monkeypatch):
 def test_each_prompt_on_its_device(tiny, case, model, split, workers, ours_first, caplog):
     both = split(tiny.sparse(model)) if ours_first else tiny.sparse(split(model))
     with caplog.at_level(logging.INFO, logger="dit_accel"):
-        difference = tiny.sample(both, case, steps=STEPS) - tiny.sample(model, case, steps=STEPS)
-    assert difference.abs().max() < 1e-4
+        found = tiny.sample(both, case, steps=STEPS)
+        expected = tiny.sample(model, case, steps=STEPS)
+    assert_close(found, expected, units=NETWORK)
     assert sorted(workers.values()) == [STEPS * LAYERS] * 2
     assert threading.get_ident() not in workers
     (run,) = tiny.history(both)
@@ -71,7 +73,7 @@ def test_devices_do_not_mix_state(tiny, case, model, half, split, monkeypatch):
     assert sorted(branches.values()) == [LAYERS] * len(branches) and len(branches) == 2 * 2
 
     monkeypatch.setattr(type(half), "get_free_memory", lambda *_: 0)  # one prompt per evaluation
-    assert (tiny.sample(half, case, steps=STEPS) - results[0]).abs().max() < 1e-4
+    assert_close(tiny.sample(half, case, steps=STEPS), results[0], units=NETWORK)
     first, _, last = tiny.history(half)
     assert first.density == pytest.approx(last.density)
     assert first.density < 0.95

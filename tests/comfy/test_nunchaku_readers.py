@@ -9,6 +9,7 @@ from safetensors.torch import save_file
 
 from dit_accel.accel.quant.formats.reading import FOLDER_PARTS, read_quantised
 from dit_accel.accel.quant.weight4 import E2M1, INT4, Weight4, dequantise
+from dit_accel.tests.support.closeness import assert_close
 
 GRIDS = [INT4, E2M1]
 
@@ -30,9 +31,9 @@ def assert_is(found: dict, plain: dict) -> None:
     assert found.keys() == plain.keys()
     for name, tensor in found.items():
         if isinstance(tensor, Weight4):
-            torch.testing.assert_close(dequantise(tensor), plain[name], rtol=1e-5, atol=1e-6, msg=name)
+            assert_close(dequantise(tensor), plain[name], what=name)
         elif tensor.dtype == torch.float32:
-            torch.testing.assert_close(tensor, plain[name], rtol=1e-5, atol=1e-6, msg=name)
+            assert_close(tensor, plain[name], what=name)
         else:
             assert torch.equal(tensor.float(), plain[name]), name
 

@@ -28,6 +28,7 @@ def families(tiny):
     return [case for case in tiny.CASES if case.calls]
 
 
+@pytest.mark.thorough
 def test_every_family_is_recorded_and_its_result_does_not_change(tiny, patch):
     for case in families(tiny):
         model = case.model()

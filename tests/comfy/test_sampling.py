@@ -8,6 +8,7 @@ import torch
 from dit_accel.accel.attention import reasons
 from dit_accel.accel.attention.account.run_summary import parse_line
 from dit_accel.accel.attention.memory import TensorCache
+from dit_accel.tests.support.closeness import NETWORK, assert_close
 
 LAYERS = 2  # of the model
 
@@ -19,7 +20,7 @@ def test_split_and_joint_guidance_agree(tiny, case, half, monkeypatch):
     first, second = tiny.history(half)
     assert (first.forwards, second.forwards) == (2, 4)
     assert second.sparse_calls == 2 * first.sparse_calls
-    assert (joint - split).abs().max() < 1e-4
+    assert_close(joint, split, units=NETWORK)
 
 
 def test_guidance_off_is_one_branch(tiny, case, half):
@@ -41,8 +42,8 @@ def test_branches_do_not_share_state(tiny, case, half, monkeypatch):
 @pytest.mark.parametrize("sampler", ["euler", "heun", "dpm_2", "dpmpp_2m_sde", "euler_ancestral"])
 def test_samplers_that_repeat_or_invent_sigmas(tiny, case, model, sampler):
     sparse = tiny.sparse(model)
-    difference = tiny.sample(sparse, case, sampler=sampler) - tiny.sample(model, case, sampler=sampler)
-    assert difference.abs().max() < 1e-4
+    both = (tiny.sample(each, case, sampler=sampler) for each in (sparse, model))
+    assert_close(*both, units=NETWORK)
     (run,) = tiny.history(sparse)
     assert run.sparse_calls == LAYERS * run.forwards
     assert run.forwards >= 2
@@ -83,7 +84,7 @@ def test_per_token_timesteps(tiny):
     mask[:, :, 0] = 0
     sparse = tiny.sparse(model, dense_first=0.5)
     results = [tiny.sample(m, case, steps=4, noise_mask=mask) for m in (sparse, model)]
-    assert (results[0] - results[1]).abs().max() < 1e-4
+    assert_close(*results, units=NETWORK)
     (run,) = tiny.history(sparse)
     assert run.sparse_calls == run.dense[reasons.OUTSIDE_WINDOW] == 2 * LAYERS
 
@@ -132,7 +133,7 @@ def test_context_windows_share_one_warm_start(tiny, case, model, monkeypatch):
     for clone in (model.clone(), sparse):
         clone.model_options["context_handler"] = handler
         results.append(tiny.sample(clone, case, cfg=1.0))
-    assert (results[0] - results[1]).abs().max() < 1e-4
+    assert_close(*results, units=NETWORK)
     (run,) = tiny.history(sparse)
     assert run.forwards > 2, "no windows were evaluated"
     assert run.sparse_calls == LAYERS * run.forwards

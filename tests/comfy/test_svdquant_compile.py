@@ -87,8 +87,8 @@ def picture(patcher):
     "file, run, backend, card",
     [
         ("wan", video, "eager", compute.Card("sm_89")),
-        ("wan", video, "eager", compute.Card("sm_90")),
-        ("wan", video, "aot_eager", compute.Card("cpu")),
+        pytest.param("wan", video, "eager", compute.Card("sm_90"), marks=pytest.mark.thorough),
+        pytest.param("wan", video, "aot_eager", compute.Card("cpu"), marks=pytest.mark.thorough),
         ("flux", picture, "eager", compute.Card("cpu")),
     ],
     ids=["w4a4", "w8a8", "w4a16", "flux"],

@@ -7,6 +7,7 @@ import pytest
 from dit_accel.accel.attention.planners import PATTERNS
 from dit_accel.accel.comfy.sparse import sparse_call
 from dit_accel.kernels import registry
+from dit_accel.tests.support.closeness import NETWORK, assert_close
 
 LAUNCHES = [
     ("kmeans", "launch_assign"),
@@ -24,6 +25,7 @@ CLUSTERS = {("kmeans", "launch_assign"), ("group", "launch")}
 TREE = ("axis_tree", "launch")
 ERROR = ("compensation_error", "launch")
 GATHER, QUANTISE = ("gather", "launch_gather"), ("quantise", "launch")
+REST = ("pooled", "window", "svg1")
 
 
 def unused(pattern: str) -> set:
@@ -53,9 +55,15 @@ def launched(monkeypatch):
 
 @pytest.mark.parametrize(
     ("name", "pattern", "precision"),
-    [("wan t2v odd size", "svg2", "auto"), ("hunyuan 1", "svg2", "16-bit"), ("hunyuan 1", "svg_ear", "auto")]
-    + [("wan t2v odd size", name, "auto") for name in ("tree", "pooled", "window", "svg1")]
-    + [("hunyuan 1", "svg_ear", "8-bit"), ("wan t2v odd size", "svg2", "8-bit")],
+    [
+        ("wan t2v odd size", "svg2", "auto"),
+        pytest.param("hunyuan 1", "svg2", "16-bit", marks=pytest.mark.thorough),
+        pytest.param("hunyuan 1", "svg_ear", "auto", marks=pytest.mark.thorough),
+        ("wan t2v odd size", "tree", "auto"),
+        *(pytest.param("wan t2v odd size", name, "auto", marks=pytest.mark.thorough) for name in REST),
+        pytest.param("hunyuan 1", "svg_ear", "8-bit", marks=pytest.mark.thorough),
+        pytest.param("wan t2v odd size", "svg2", "8-bit", marks=pytest.mark.thorough),
+    ],
 )
 def test_every_kernel_runs_and_agrees_with_the_reference(tiny, launched, monkeypatch, name, pattern, precision):
     case = next(case for case in tiny.CASES if case.name == name)
@@ -75,11 +83,11 @@ def test_every_kernel_runs_and_agrees_with_the_reference(tiny, launched, monkeyp
 
     monkeypatch.setattr(registry, "choose", lambda *_, **__: (None, "switched off"))
     reference = tiny.sparse(model, **settings)
-    difference = out - tiny.sample(reference, case, steps=1, cfg=1.0)
+    expected = tiny.sample(reference, case, steps=1, cfg=1.0)
     if pattern == "svg_ear" or label:
         # Sums in another order may let one of two blocks win that err equally, or round to the next code.
         dropped = out - tiny.sample(model, case, steps=1, cfg=1.0)
-        assert difference.norm() < 0.05 * dropped.norm()
+        assert (out - expected).norm() < 0.05 * dropped.norm()
     else:
-        assert difference.abs().max() < 1e-4
+        assert_close(out, expected, units=NETWORK)
     assert tiny.history(reference)[0].sparse == {f"reference{label}": case.calls}

@@ -10,6 +10,16 @@ from dit_accel.kernels.block_sparse_attention import Tail
 from dit_accel.tests.support.interpreter import fp8_as_hardware_rounds_it  # noqa: F401
 
 
+@pytest.fixture(autouse=True)
+def nan_in_fresh_memory():
+    """What nobody writes is NaN, or the largest number of an integer type: a kernel that leaves a number out, or reads
+    one that is not there, shows. Only warned of is what has no deterministic form."""
+    before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    yield
+    torch.use_deterministic_algorithms(before[0], warn_only=before[1])
+
+
 @dataclass
 class Problem:
     """Arguments of `block_sparse_attention`, and the same masks as plain tensors."""

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from dit_accel.kernels.block_sparse_attention import block_sparse_attention
+from dit_accel.tests.support.closeness import assert_close, distance
 
 pytestmark = pytest.mark.parametrize("backend", ["triton", "reference"])
 
@@ -11,12 +12,12 @@ UNEVEN_QUERIES = [[1, 70, 0, 33, 29], [50, 0, 50, 1, 32]]  # 133 tokens; blocks 
 UNEVEN_KEYS = [[17, 0, 1, 16, 40, 15, 0, 44], [0, 100, 1, 1, 1, 14, 16, 0]]
 
 
-def check(problem, backend, *, atol=2e-6):
+def check(problem, backend):
     out, lse = problem.run(block_sparse_attention, backend=backend)
     expected, expected_lse = problem.dense()
     assert out.shape == problem.q.shape and out.dtype == problem.q.dtype
-    torch.testing.assert_close(out.double(), expected, atol=atol, rtol=0)
-    torch.testing.assert_close(lse.double(), expected_lse, atol=max(atol, 2e-5), rtol=0)
+    assert_close(out, expected, units=24)
+    assert_close(lse, expected_lse, units=32)
     return out, lse
 
 
@@ -49,7 +50,7 @@ def test_everything_kept_is_dense_attention(make_problem, backend, dim):
     problem = make_problem(UNEVEN_QUERIES, UNEVEN_KEYS, keep=keep, dim=dim)
     out, _ = check(problem, backend)
     dense = torch.nn.functional.scaled_dot_product_attention(problem.q, problem.k, problem.v)
-    torch.testing.assert_close(out, dense, atol=2e-6, rtol=0)
+    assert_close(out, dense, units=24)
 
 
 def test_strided_inputs_and_the_layout_of_the_result(make_problem, backend):
@@ -102,8 +103,8 @@ def test_huge_logits_do_not_overflow(make_problem, backend):
     problem.q.mul_(100), problem.k.mul_(100)
     out, lse = problem.run(block_sparse_attention, backend=backend)
     expected, expected_lse = problem.dense()
-    torch.testing.assert_close(lse.double(), expected_lse, rtol=1e-5, atol=1e-2)
-    torch.testing.assert_close(out.double(), expected, rtol=0, atol=2e-2)
+    assert_close(lse, expected_lse, units=16)
+    assert distance(out, expected) <= 5e-3  # a rounding of a logit is a large part of its exponential
 
 
 def test_keys_behind_the_last_block_are_seen_by_nobody(make_problem, backend):
@@ -141,9 +142,9 @@ def test_log_sum_exp_merges_two_halves_of_the_keys(make_problem, backend):
     whole.plan["keep"] = left | right
     out, lse = whole.run(block_sparse_attention, backend=backend)
     merged = torch.logaddexp(parts[0][1], parts[1][1])
-    torch.testing.assert_close(merged, lse, atol=1e-5, rtol=0)
+    assert_close(merged, lse)
     mixed = sum(o * (part_lse - merged).exp()[..., None] for o, part_lse in parts)
-    torch.testing.assert_close(mixed, out, atol=2e-6, rtol=0)
+    assert_close(mixed, out, units=24)
 
 
 def test_more_kept_blocks_never_lower_the_kept_mass(make_problem, backend):
@@ -151,7 +152,7 @@ def test_more_kept_blocks_never_lower_the_kept_mass(make_problem, backend):
     _, less = problem.run(block_sparse_attention, backend=backend)
     problem.plan["keep"] = problem.plan["keep"] | (torch.rand(1, 2, 5, 8) < 0.5)
     _, more = problem.run(block_sparse_attention, backend=backend)
-    assert (more >= less - 1e-5).all()
+    assert (more >= less - 16 * torch.finfo(less.dtype).eps * less.nan_to_num(neginf=0).abs().max()).all()
 
 
 def test_the_order_of_tokens_inside_blocks_changes_nothing(make_problem, backend):
@@ -162,7 +163,7 @@ def test_the_order_of_tokens_inside_blocks_changes_nothing(make_problem, backend
         pieces = problem.plan[f"{side}_tokens"][0].split(sizes)
         problem.plan[f"{side}_tokens"] = torch.cat([piece.flip(0) for piece in pieces])[None].contiguous()
     again, _ = problem.run(block_sparse_attention, backend=backend)
-    torch.testing.assert_close(out, again, atol=2e-6, rtol=0)
+    assert_close(out, again, units=24)
 
 
 def test_no_log_sum_exp_unless_asked(make_problem, backend):
@@ -178,7 +179,7 @@ def test_a_tail_stands_in_for_the_blocks_that_are_not_kept(make_problem, backend
     without, _ = problem.run(block_sparse_attention, backend=backend)
     problem.plan["tail"] = problem.pool()
     out, _ = check(problem, backend)
-    assert not torch.allclose(out, without, atol=1e-2)
+    assert distance(out, without) > 1e-2
 
 
 def test_a_tail_changes_nothing_where_everything_is_kept(make_problem, backend):
@@ -191,7 +192,8 @@ def test_a_tail_changes_nothing_where_everything_is_kept(make_problem, backend):
     del problem.plan["tail"]
     without = problem.run(block_sparse_attention, backend=backend)
     assert all(torch.equal(a, b) for a, b in zip(with_tail, poisoned, strict=True))
-    torch.testing.assert_close(with_tail, without, atol=2e-6, rtol=1e-6)
+    for found, expected in zip(with_tail, without, strict=True):
+        assert_close(found, expected, units=24)
 
 
 def test_a_tail_alone_answers_a_query_that_keeps_nothing(make_problem, backend):
@@ -202,8 +204,8 @@ def test_a_tail_alone_answers_a_query_that_keeps_nothing(make_problem, backend):
 
 def test_a_tail_over_many_blocks_and_an_expanded_map(make_problem, backend):
     sizes = [[1, 2, 0] * 50]
-    keep = (torch.rand(5, 150, generator=torch.Generator().manual_seed(3)) < 0.2).expand(2, 3, 5, 150)
-    check(make_problem(UNEVEN_QUERIES, sizes, batch=2, heads=3, keep=keep, tail=True), backend)
+    keep = (torch.rand(5, 150, generator=torch.Generator().manual_seed(3)) < 0.2).expand(1, 2, 5, 150)
+    check(make_problem(UNEVEN_QUERIES, sizes, keep=keep, tail=True), backend)
 
 
 def test_a_tail_of_equal_keys_is_exact(make_problem, backend):
@@ -215,4 +217,4 @@ def test_a_tail_of_equal_keys_is_exact(make_problem, backend):
     problem.plan["tail"] = problem.pool()
     out, _ = check(problem, backend)
     dense = torch.nn.functional.scaled_dot_product_attention(problem.q, problem.k, problem.v)
-    torch.testing.assert_close(out, dense, atol=5e-6, rtol=0)
+    assert_close(out, dense, units=32)

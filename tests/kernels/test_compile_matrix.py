@@ -105,6 +105,7 @@ def check(chip: str, cache: pytest.Cache) -> None:
             assert row["matrix"] == "none", row
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("chip", ["sm_80", "sm_90"])
 def test_compiles(chip, pytestconfig):
     check(chip, pytestconfig.cache)

@@ -7,6 +7,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from dit_accel.kernels import registry, relu_linear_attention
 from dit_accel.kernels.relu_linear_attention import EPSILON, PART, apply_sums, kv_sums
+from dit_accel.tests.support.closeness import assert_close
 from dit_accel.tests.support.interpreter import bf16_as_hardware_computes_it  # noqa: F401
 from dit_accel.tests.support.memory import LiveMemory
 
@@ -47,6 +48,7 @@ def assert_as_exact_as_the_reference(found, reference, exact):
     assert error <= 2 * allowed + 2**-24 * exact.norm()
 
 
+@pytest.mark.spread(2)
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("dim", [16, 32])
 @pytest.mark.parametrize("size", SIZES)
@@ -65,7 +67,7 @@ def test_it_is_attention_over_all_pairs_without_softmax(size, dim, dtype):
 def test_the_reference_takes_any_head_dimension():
     for dim in (1, 8, 24):
         qkv = tokens_of(2, 3, 5, 7, dim=dim)
-        torch.testing.assert_close(attend(qkv, dim=dim, backend="reference").double(), all_pairs(qkv, dim))
+        assert_close(attend(qkv, dim=dim, backend="reference"), all_pairs(qkv, dim))
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -92,13 +94,14 @@ def test_any_strides_give_the_same_and_channels_last_stays(backend):
     for name, view in views.items():
         view.copy_(qkv)
         out = attend(view, backend=backend)
-        torch.testing.assert_close(out, expected, atol=1e-6, rtol=1e-5, msg=name)
+        assert_close(out, expected, what=name)
         layout = torch.channels_last if "last" in name else torch.contiguous_format
         assert out.is_contiguous(memory_format=layout), name
     repeated = qkv[:1].expand(3, -1, -1, -1)
     assert torch.equal(attend(repeated, backend=backend)[2], attend(qkv[:1], backend=backend)[0])
 
 
+@pytest.mark.spread(1)
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
 def test_strips_add_up(backend, layout):
@@ -106,9 +109,9 @@ def test_strips_add_up(backend, layout):
     strips = qkv.split([1, 17, 20, 3], dim=2)
     sums = sum(kv_sums(strip, head_dim=32, backend=backend) for strip in strips)
     whole = kv_sums(qkv, head_dim=32, backend=backend)
-    torch.testing.assert_close(sums, whole, atol=1e-3, rtol=1e-5)
+    assert_close(sums, whole)
     parts = [apply_sums(strip, whole, head_dim=32, backend=backend) for strip in strips]
-    torch.testing.assert_close(torch.cat(parts, dim=2), attend(qkv, backend=backend), atol=1e-6, rtol=1e-5)
+    assert_close(torch.cat(parts, dim=2), attend(qkv, backend=backend))
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -117,7 +120,7 @@ def test_the_order_of_tokens_does_not_matter(backend):
     order = torch.randperm(1200, generator=torch.Generator().manual_seed(1))
     shuffled = qkv.flatten(2)[..., order].unflatten(2, (40, 30))
     out = attend(qkv, backend=backend).flatten(2)[..., order]
-    torch.testing.assert_close(attend(shuffled, backend=backend).flatten(2), out, atol=1e-6, rtol=1e-4)
+    assert_close(attend(shuffled, backend=backend).flatten(2), out)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

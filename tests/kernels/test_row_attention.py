@@ -7,6 +7,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from dit_accel.kernels import registry
 from dit_accel.kernels.row_attention import row_attention
+from dit_accel.tests.support.closeness import assert_close
 from dit_accel.tests.support.interpreter import bf16_as_hardware_computes_it  # noqa: F401
 from dit_accel.tests.support.memory import LiveMemory
 
@@ -44,7 +45,7 @@ def check(queries, k, v, backend, *, scale=None):
     # The kernel rounds attention weights to the dtype of the values, no more.
     allowed = torch.finfo(v.dtype).eps if backend == "triton" and v.dtype != torch.float32 else 1e-6
     assert (out - exact).norm() <= allowed * exact.norm()
-    torch.testing.assert_close(lse.double(), exact_lse, atol=1e-5, rtol=1e-6)
+    assert_close(lse, exact_lse, units=16)
     return out
 
 
@@ -86,7 +87,7 @@ def test_one_key_that_outweighs_all_others(backend, place):
     queries[..., 0], k[..., 0] = 1e3, 0.0
     k[:, :, place, 0] = 640.0
     out = check(queries, k, v, backend)
-    torch.testing.assert_close(out, v[:, :, place, None].expand_as(out), atol=1e-6, rtol=0)
+    assert_close(out, v[:, :, place, None].expand_as(out), units=4)
 
 
 @backends
@@ -95,7 +96,7 @@ def test_large_values(backend):
     queries, k, v = queries * 100, k * 100, v * 1e30
     out, lse = row_attention(queries, k, v, scale=0.125, backend=backend)
     exact, exact_lse = dense(queries, k, v, 0.125)
-    torch.testing.assert_close(lse.double(), exact_lse, rtol=1e-5, atol=1e-2)
+    assert_close(lse, exact_lse)
     assert (out - exact).norm() <= 2e-2 * exact.norm()
 
 
@@ -103,7 +104,7 @@ def test_large_values(backend):
 def test_equal_keys_give_the_mean_of_the_values(backend):
     queries, k, v = problem(1, 2, 16, 2049, 64)
     out = check(queries, k[:, :, :1].expand_as(k), v, backend)
-    torch.testing.assert_close(out, v.mean(2, keepdim=True).expand_as(out), atol=1e-6, rtol=1e-5)
+    assert_close(out, v.double().mean(2, keepdim=True).expand_as(out), units=64)
 
 
 @backends

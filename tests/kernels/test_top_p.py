@@ -46,6 +46,7 @@ def by_sorting(scores, sizes, top_p, floor, max_density):
     return keep, capped
 
 
+@pytest.mark.spread(2)
 @backends
 @pytest.mark.parametrize("blocks", [1, 5, 40, 64, 300])
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from dit_accel.kernels.unpack_w4 import E2M1, INT4, unpack_w4
+from dit_accel.tests.support.closeness import assert_close
 
 FP8 = torch.float8_e4m3fn
 BACKENDS = ["triton", "reference"]
@@ -60,7 +61,7 @@ def by_definition(weight, grid):
 def test_every_element_is_what_the_definition_says(backend, grid, group, scale_dtype, parts):
     weight = make(3, 128, group, scale_dtype, parts=parts)
     dense = unpack_w4(**weight, grid=grid, dtype=torch.float32, backend=backend)
-    torch.testing.assert_close(dense.double(), by_definition(weight, grid), rtol=1e-6, atol=1e-7)
+    assert_close(dense, by_definition(weight, grid), units=8)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

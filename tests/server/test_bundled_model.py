@@ -1,6 +1,7 @@
 """The bundled model in a server that has nothing but the pack: the demo's graph, as a person would run it."""
 
 import numpy as np
+import pytest
 
 from dit_accel.accel.attention.planners import PATTERNS
 from dit_accel.accel.cli import demo_graph
@@ -39,6 +40,7 @@ def test_the_same_seed_gives_the_same_latent_twice(play):
     assert len(first.outputs["images"]) == SMALL["frames"]
 
 
+@pytest.mark.thorough
 def test_every_pattern_runs_and_repeats(play):
     dense = run(play).latent
     for pattern in PATTERNS:

@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from dit_accel.accel.headless.server import GraphFailed
+from dit_accel.tests.support.closeness import distance
 from dit_accel.tests.support.graphs import Graph
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -48,10 +49,6 @@ def there_and_back(play, latent, decode="VAEDecode", encode="VAEEncode", **tiles
     encoded = graph.add(encode, pixels=image, vae=vae, **tiles)
     graph.add("StandinReadLatent", samples=encoded)
     return play(graph)
-
-
-def distance(a, b):
-    return np.abs(a - b).max() / np.abs(b).max()
 
 
 STOCK_TILES = {"tile_size": 64, "overlap": 32, "temporal_size": 64, "temporal_overlap": 8}

@@ -6,6 +6,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from dit_accel.accel.comfy.quant.linears import watched_linears
 from dit_accel.accel.quant.activations import Activations
+from dit_accel.tests.support.closeness import assert_close
 
 
 def tokens(seed: int, *shape: int, dtype=torch.float32) -> torch.Tensor:
@@ -29,8 +30,8 @@ def test_the_statistics_of_all_rows_of_several_evaluations(dtype):
     assert found.keys() == {"layer", "other"}
     assert (found["layer"].rows, found["other"].rows) == (19, 1)
     assert found["layer"].largest.dtype == found["layer"].mean_square.dtype == torch.float32
-    torch.testing.assert_close(found["layer"].largest.double(), rows.abs().amax(0), rtol=0, atol=0)
-    torch.testing.assert_close(found["layer"].mean_square.double(), rows.square().mean(0), rtol=1e-5, atol=0)
+    assert torch.equal(found["layer"].largest.double(), rows.abs().amax(0))
+    assert_close(found["layer"].mean_square, rows.square().mean(0))
 
 
 def test_large_values_in_half_precision_do_not_overflow():
@@ -84,5 +85,5 @@ def test_hooks_leave_with_the_watch_even_if_the_run_fails():
     network(x)
     found = activations.close()
     assert {name: statistics.rows for name, statistics in found.items()} == {"0": 5, "2.0": 5}
-    torch.testing.assert_close(found["0"].largest, x.abs().amax(0))
-    torch.testing.assert_close(found["2.0"].largest, network[0](x).relu().amax(0).detach())
+    assert torch.equal(found["0"].largest, x.abs().amax(0))
+    assert_close(found["2.0"].largest, network[0](x).relu().amax(0))

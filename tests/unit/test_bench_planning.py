@@ -19,6 +19,7 @@ from dit_accel.accel.bench.pattern_row import Planner
 from dit_accel.tests.bench import planning, steps
 from dit_accel.tests.bench.__main__ import main
 from dit_accel.tests.support import peers
+from dit_accel.tests.support.closeness import assert_close, distance
 
 CPU = torch.device("cpu")
 # The step that each field of a pattern's Planning stands for.
@@ -110,9 +111,10 @@ def test_flash_kmeans_does_the_same_work(case, monkeypatch):
     start[:, :, -1] = 100
     kept = start.clone()
     ours, theirs = (make(case.k, start, "reference")() for make in (planning.ours, planning.peer))
-    torch.testing.assert_close(theirs, ours)
+    assert_close(theirs, ours)
     assert torch.equal(start, kept) and torch.equal(theirs[:, :, -1], start[:, :, -1])
-    assert not torch.allclose(ours, clusters.kmeans_clusters(case.k, start, 1, backend="reference").centroids)
+    once = clusters.kmeans_clusters(case.k, start, 1, backend="reference").centroids
+    assert distance(once[:, :, :-1], ours[:, :, :-1]) > 1e-3
     labels, found = (make(case.k, start, "reference")() for make in (planning.our_labels, planning.peer_labels))
     assert torch.equal(labels, found) and len(labels.unique()) == 7
 

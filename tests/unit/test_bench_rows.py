@@ -140,6 +140,7 @@ def test_a_bad_grid_is_named(grid, capsys):
     assert f"found {grid}" in capsys.readouterr().err
 
 
+@pytest.mark.thorough
 def test_the_gpu_script_makes_its_tables_and_goes_on(tmp_path):
     """Tiny inputs through the reference, from the repository as it lies there: nothing is installed for the script,
     and peers may lie in a folder of the caller's."""

@@ -12,15 +12,15 @@ ROOT = Path(__file__).resolve().parents[2]
 TOOL = """#!/usr/bin/env bash
 if [ "$1 $2" = "-m venv" ]; then
     mkdir -p "$3/bin"
-    for tool in pip pytest ruff lint-imports; do cp "$0" "$3/bin/$tool"; done
+    for tool in pip pytest ruff lint-imports mypy; do cp "$0" "$3/bin/$tool"; done
 fi
-echo "$(basename "$(dirname "$(dirname "$0")")")|$COMFYUI_PATH|$(basename "$0") $*" >> "$CALLS"
+echo "$(basename "$(dirname "$(dirname "$0")")")|$COMFYUI_PATH|${CI:-}|$(basename "$0") $*" >> "$CALLS"
 """
 
 
 @pytest.fixture
 def run(tmp_path):
-    """Runs the script with these variables set; returns its calls as (environment, COMFYUI_PATH, command)."""
+    """Runs the script with these variables set; returns its calls as (environment, COMFYUI_PATH, CI, command)."""
     tools, calls = tmp_path / "tools", tmp_path / "calls"
     tools.mkdir()
     for name in ("python3", "chromium"):
@@ -55,23 +55,42 @@ def checkout(tmp_path):
     return make
 
 
+def is_bare(environment: str) -> bool:
+    return environment.startswith("bare-")
+
+
 def pytest_calls(calls):
-    return [call for call in calls if call[2].startswith("pytest")]
+    """Those beside a ComfyUI."""
+    return [call for call in calls if call[3].startswith("pytest") and not is_bare(call[0])]
 
 
 def test_one_checkout(run, checkout):
     old = checkout("old", "a")
     done, calls = run(COMFYUI_PATH=old)
     assert done.returncode == 0, done.stderr
-    commands = [command for _, _, command in pytest_calls(calls)]
-    assert commands == [
-        "pytest --durations=15",
-        "pytest -m matrix",
-        "pytest -m slow",
-        "pytest -m thorough",
-        "pytest -m browser",
-    ]
-    assert {path for _, path, _ in pytest_calls(calls)} == {str(old)}
+    first, *tiers = [command for *_, command in pytest_calls(calls)]
+    assert first == "pytest --durations=15"
+    assert tiers == [f"pytest -m {tier}" for tier in ("matrix", "thorough", "slow", "browser")]
+    assert {path for _, path, *_ in pytest_calls(calls)} == {str(old)}
+    assert all(ci for _, _, ci, _ in pytest_calls(calls))
+    linters = [command for *_, command in calls if command.startswith(("ruff", "lint-imports", "mypy"))]
+    assert linters == ["ruff check .", "ruff format --check .", "lint-imports ", "mypy "]
+
+
+def test_as_somebody_without_a_comfyui(run, checkout, tmp_path):
+    """The README's two words and no more, in an environment that is kept and follows the tree to another folder; skips
+    are no failures."""
+    old = checkout("old", "a")
+    done, calls = run(COMFYUI_PATH=old, CI="true")
+    assert done.returncode == 0, done.stderr
+    *made, (environment, path, ci, command) = [call for call in calls if is_bare(call[0])]
+    follow = "pip install -q --no-deps -e ."
+    assert [command for *_, command in made] == ["pip install -q -e .[test]", follow]
+    assert (command.strip(), ci) == ("pytest", "")
+    assert path and not (tmp_path / path).exists()
+    assert (tmp_path / "dit-accel-ci" / environment / "ready").exists()
+    _, again = run(COMFYUI_PATH=old)
+    assert [command for *_, command in [call for call in again if is_bare(call[0])]] == [follow, "pytest "]
 
 
 @pytest.mark.parametrize("requirements", ["a", "b"])
@@ -81,17 +100,18 @@ def test_a_second_checkout(run, checkout, tmp_path, requirements):
     run(COMFYUI_PATH=checkout("forgotten", "c"))
     done, calls = run(COMFYUI_PATH=old, COMFYUI_PATH_NEXT=new)
     assert done.returncode == 0, done.stderr
-    *before, (environment, path, command) = pytest_calls(calls)
-    assert {path for _, path, _ in before} == {str(old)}
+    *before, (environment, path, _, command) = pytest_calls(calls)
+    assert {path for _, path, *_ in before} == {str(old)}
     assert (path, command) == (str(new), "pytest tests/comfy tests/server")
-    (first,) = {environment for environment, _, _ in before}
+    (first,) = {environment for environment, *_ in before}
     assert (environment == first) == (requirements == "a")
-    installed = [(environment, command) for environment, _, command in calls if "-r" in command]
+    installed = [(environment, command) for environment, *_, command in calls if "-r" in command]
     assert installed[-1] == (environment, f"pip install -q -r {old if requirements == 'a' else new}/requirements.txt")
-    assert {folder.name for folder in (tmp_path / "dit-accel-ci").iterdir()} == {first, environment}
+    kept = {folder.name for folder in (tmp_path / "dit-accel-ci").iterdir()}
+    assert {name for name in kept if not is_bare(name)} == {first, environment}
     _, again = run(COMFYUI_PATH=old, COMFYUI_PATH_NEXT=new)
     assert pytest_calls(again) == pytest_calls(calls)
-    assert not any("-r" in command for _, _, command in again)
+    assert not any("-r" in command for *_, command in again)
 
 
 def test_a_second_checkout_that_is_not_there(run, checkout, tmp_path):

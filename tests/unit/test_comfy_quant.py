@@ -14,6 +14,7 @@ from dit_accel.accel.quant.formats.comfy_quant_writer import format_of, tensors_
 from dit_accel.accel.quant.formats.nunchaku_layers import PARTS, read_svdquant
 from dit_accel.accel.quant.formats.reading import read_quantised
 from dit_accel.accel.quant.weight4 import E2M1, GELU_SHIFT, Weight4, dequantise, unpack_nibbles
+from dit_accel.tests.support.closeness import assert_close
 from dit_accel.tests.support.comfy_quant_dialects import (
     awq,
     disk_bias,
@@ -106,7 +107,7 @@ def test_what_is_read_computes_what_comfy_kitchen_computes(write, unsigned):
     )[: len(main)]
     found = read(tensors, {}, FILE)
     result = raw @ dequantise(found["a.weight"]).T + found["a.bias"]
-    torch.testing.assert_close(result, expected, rtol=1e-4, atol=1e-4)
+    assert_close(result, expected, units=64)
 
 
 def test_awq_means_what_comfy_kitchen_computes():
@@ -116,7 +117,7 @@ def test_awq_means_what_comfy_kitchen_computes():
     found = read(tensors, {}, FILE)
     x = torch.randn(3, 128, generator=torch.Generator().manual_seed(0))
     expected = gemv_awq_w4a16(x, *(tensors[f"a.{part}"] for part in ("weight", "weight_scale", "weight_zeros", "bias")))
-    torch.testing.assert_close(x @ dequantise(found["a.weight"]).T + found["a.bias"], expected, rtol=1e-5, atol=1e-5)
+    assert_close(x @ dequantise(found["a.weight"]).T + found["a.bias"], expected)
 
 
 def test_a_branch_of_the_smoothed_input_is_folded():
@@ -124,7 +125,7 @@ def test_a_branch_of_the_smoothed_input_is_folded():
     smoothed = replace(weight, proj_down=weight.proj_down * weight.smooth[:, None])
     about = {"lowrank_branch_input_basis": "post_smoothing", "proj_down_smooth_folded": False}
     found = read(tiles("a", smoothed, bias, **about), {}, FILE)
-    torch.testing.assert_close(dequantise(found["a.weight"]), dequantise(weight))
+    assert_close(dequantise(found["a.weight"]), dequantise(weight))
 
 
 def test_layers_of_core_stay_as_they_are():
@@ -215,8 +216,8 @@ def test_layers_of_the_official_exporter_survive(name):
     assert written["a.bias"].dtype == torch.bfloat16
     found = read(written, {}, FILE)
     assert same(found, model)
-    torch.testing.assert_close(dequantise(found["a.weight"]), tensors["expected.weight"], rtol=1e-5, atol=1e-6)
-    torch.testing.assert_close(found["a.bias"].float(), tensors["expected.bias"], rtol=1e-5, atol=1e-6)
+    assert_close(dequantise(found["a.weight"]), tensors["expected.weight"])
+    assert_close(found["a.bias"].float(), tensors["expected.bias"])
 
 
 def test_svdquant_is_written_as_others_expect_it():

@@ -10,6 +10,7 @@ from skimage import metrics as oracle
 from dit_accel.accel.report import comparison as module
 from dit_accel.accel.report.comparison import compare, side_by_side
 from dit_accel.accel.report.curves import Curve
+from dit_accel.tests.support.closeness import assert_close
 
 
 @pytest.fixture(scope="module")
@@ -113,7 +114,7 @@ def test_side_by_side(clips, found):
     assert picture.shape == (7, 24, 120, 3) and picture.dtype == torch.float32
     a, b, difference = picture.split(40, dim=2)
     assert torch.equal(a, clips[0]) and torch.equal(b, clips[1])
-    torch.testing.assert_close(difference, ((clips[1] - clips[0]).abs() * found.gain).clamp(0, 1))
+    assert_close(difference, ((clips[1] - clips[0]).abs() * found.gain).clamp(0, 1))
     # Typically about a quarter of full scale.
     typical = (clips[1] - clips[0]).square().mean().sqrt().item() * found.gain
     assert 0.125 <= typical <= 0.25

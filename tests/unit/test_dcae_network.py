@@ -10,10 +10,9 @@ from dit_accel.accel.dcae.keys import DIFFUSERS, to_ours
 from dit_accel.accel.dcae.linear_attention import LinearAttention
 from dit_accel.accel.dcae.network import DCAE
 from dit_accel.accel.dcae.streaming import cut
+from dit_accel.tests.support.closeness import assert_close
 from dit_accel.tests.support.dcae_files import TINY, diffusers_settings, golden
 from dit_accel.tests.support.dcae_networks import VARIANTS, latent, picture, random_network
-
-CLOSE = {"rtol": 0, "atol": 1e-5}
 
 
 @pytest.fixture(params=VARIANTS)
@@ -28,8 +27,8 @@ def test_mits_own_latent_and_reconstruction(which):
     network.load_state_dict(tensors)
     expected = load_file(golden(which).with_stem(golden(which).stem + "_io"))
     with torch.inference_mode():
-        torch.testing.assert_close(network.encode(expected["image"]), expected["latent"], **CLOSE)
-        torch.testing.assert_close(network.decode(expected["latent"]), expected["reconstruction"], **CLOSE)
+        assert_close(network.encode(expected["image"]), expected["latent"], units=32)
+        assert_close(network.decode(expected["latent"]), expected["reconstruction"], units=32)
 
 
 def test_diffusers_with_the_same_weights(config):
@@ -47,15 +46,15 @@ def test_diffusers_with_the_same_weights(config):
     # 2 x 3 tokens and fewer: diffusers, like MIT's code, has another formula for few tokens, ours has one.
     for height, width in ((7, 5), (2, 3), (1, 1)):
         x, z = picture(config, height, width), latent(config, height, width)
-        torch.testing.assert_close(ours.encode(x), theirs.encode(x).latent, **CLOSE)
-        torch.testing.assert_close(ours.decode(z), theirs.decode(z).sample, **CLOSE)
+        assert_close(ours.encode(x), theirs.encode(x).latent, units=32)
+        assert_close(ours.decode(z), theirs.decode(z).sample, units=32)
 
 
 def test_images_of_a_batch_do_not_see_each_other(config):
     network = random_network(config)
     z = latent(config, 3, 5)
     each = torch.cat([network.decode(one) for one in z.split(1)])
-    torch.testing.assert_close(network.decode(z), each, **CLOSE)
+    assert_close(network.decode(z), each, units=32)
 
 
 def attention(scales=()):
@@ -80,7 +79,7 @@ def test_attention_is_that_of_every_pair_of_tokens(sides, scales):
     pairs = v @ (weight / (weight.sum(2, keepdim=True) + 1e-15))
     out = module.proj(pairs.reshape(2, -1, *sides))
     out = out / (out.square().mean(1, keepdim=True) + 1e-5).sqrt()
-    torch.testing.assert_close(attend(module, x), x + out, **CLOSE)
+    assert_close(attend(module, x), x + out, units=32)
 
 
 def test_attention_without_scales_moves_with_its_tokens():
@@ -88,7 +87,7 @@ def test_attention_without_scales_moves_with_its_tokens():
     x = torch.randn(1, 16, 6, 7, generator=torch.Generator().manual_seed(5))
     order = torch.randperm(42, generator=torch.Generator().manual_seed(6))
     moved = x.flatten(2)[:, :, order].unflatten(2, (6, 7))
-    torch.testing.assert_close(attend(module, moved).flatten(2), attend(module, x).flatten(2)[:, :, order], **CLOSE)
+    assert_close(attend(module, moved).flatten(2), attend(module, x).flatten(2)[:, :, order], units=32)
 
 
 @pytest.mark.parametrize("variant", ["in", "sana"])
@@ -107,7 +106,7 @@ def test_without_weights_the_shortcuts_are_left(variant):
     for stage in config.encoder[1 if config.encoder[0].depth else 2 :]:
         mean = halved_by_hand(mean, stage.width)
     mean = mean.unflatten(1, (config.latent_channels, -1)).mean(2)
-    torch.testing.assert_close(network.encode(x), mean, **CLOSE)
+    assert_close(network.encode(x), mean, units=32)
     z = latent(config, 2, 3)
     seen = []
     network.decoder.norm_out.register_forward_pre_hook(lambda _, x: seen.append(x[0].clone()))
@@ -115,7 +114,7 @@ def test_without_weights_the_shortcuts_are_left(variant):
     repeated = z.repeat_interleave(config.decoder[-1].width // config.latent_channels, 1)
     for stage in reversed(config.decoder[0 if config.decoder[0].depth else 1 : -1]):
         repeated = doubled_by_hand(repeated, stage.width)
-    torch.testing.assert_close(seen[0], repeated, **CLOSE)
+    assert_close(seen[0], repeated, units=32)
 
 
 def doubled_by_hand(x, channels):

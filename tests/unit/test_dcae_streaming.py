@@ -10,6 +10,7 @@ from dit_accel.accel.dcae.config import CONFIGS
 from dit_accel.accel.dcae.network import DCAE
 from dit_accel.accel.dcae.peak_memory import peak_bytes, rows_for
 from dit_accel.kernels.relu_linear_attention import split_heads
+from dit_accel.tests.support.closeness import distance
 from dit_accel.tests.support.dcae_networks import ONE_ORDER, VARIANTS, latent, picture, random_network
 from dit_accel.tests.support.memory import LiveMemory
 
@@ -20,10 +21,6 @@ SIZES = [(9, 4, 1), (10, 3, 4), (7, 5, 3), (1, 6, 1), (9, 1, 2), (6, 2, 5)]
 @pytest.fixture(params=VARIANTS)
 def config(request):
     return VARIANTS[request.param]
-
-
-def distance(out, exact):
-    return ((out - exact).abs().max() / exact.abs().max()).item()
 
 
 def both(network, height, width, rows):
@@ -131,6 +128,7 @@ def traced(name, part, height, width, rows, dtype):
 DEMANDED = {"f32c32-sana-1.0": 1 / 4, "lite-f32c32": 1 / 2, "f32c32-mix-1.0": 1 / 2, "f32c128-1.5": 1 / 2}
 
 
+@pytest.mark.spread(1)
 @pytest.mark.parametrize("width", [128, 86])
 @pytest.mark.parametrize("part", ["encode", "decode"])
 @pytest.mark.parametrize("name", DEMANDED)
@@ -140,6 +138,7 @@ def test_memory_of_large_pictures(name, part, width):
     assert strips < DEMANDED[name] * whole, f"{strips / whole:.3f} of {whole / 2**30:.2f} GiB"
 
 
+@pytest.mark.spread(1)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("part", ["encode", "decode"])
 @pytest.mark.parametrize("name", [*DEMANDED, "f64c128-mix-1.0"])

@@ -7,6 +7,7 @@ import torch
 
 from dit_accel.accel.quant.joining import Linear, cut, side_by_side, stack, swap_halves
 from dit_accel.accel.quant.weight4 import E2M1, INT4, Weight4, dequantise, shift_bias
+from dit_accel.tests.support.closeness import assert_close
 from dit_accel.tests.support.svdquant import quantise
 
 
@@ -19,10 +20,6 @@ def some(rows: int, columns: int, seed: int, **about) -> Linear:
 
 def smoothed_like(linear: Linear, other: Linear) -> Linear:
     return linear._replace(weight=replace(linear.weight, smooth=other.weight.smooth.clone()))
-
-
-def assert_close(found: torch.Tensor, expected: torch.Tensor) -> None:
-    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
 
 
 VARIANTS = [
@@ -97,7 +94,7 @@ def test_tensor_scales_meet_in_the_smoothing():
     weight = side_by_side([a, b])[0].weight
     assert torch.equal(weight.channel_scale, a.weight.channel_scale) and weight.scale.dtype == torch.float8_e4m3fn
     assert torch.equal(weight.smooth[:128], a.weight.smooth.float())
-    torch.testing.assert_close(weight.smooth[128:], b.weight.smooth.float() / 3)
+    assert_close(weight.smooth[128:], b.weight.smooth.float() / 3)
 
 
 def test_where_the_unsigned_inputs_begin():

@@ -99,6 +99,7 @@ def static_maps_are_real(monkeypatch):
     monkeypatch.setattr(StaticPlans, "get", outside)
 
 
+@pytest.mark.spread(1)
 @pytest.mark.parametrize("warm", [False, True])
 @pytest.mark.parametrize("pattern", PATTERNS)
 @pytest.mark.parametrize(

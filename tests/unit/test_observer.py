@@ -16,6 +16,7 @@ from dit_accel.accel.attention.profiles import observer
 from dit_accel.accel.attention.profiles.observer import CANDIDATES, FLOOR, LEVELS, Observer, measure, observed_steps
 from dit_accel.accel.attention.spending import Spending
 from dit_accel.tests.support.calls import make_call
+from dit_accel.tests.support.closeness import assert_close, distance
 from dit_accel.tests.support.oracle import token_mask
 
 LAYOUT = TokenLayout((6, 8, 8), prefix=6, suffix=2)
@@ -69,15 +70,15 @@ def test_what_is_measured_is_what_each_plan_does(pattern):
     rows = sampled_rows(LAYOUT, observer.ROWS, TURN, call.q.device)
     q, k, v = (x.double() for x in (call.q, call.k, call.v))
     exact = ((q @ k.mT * call.scale).softmax(-1) @ v)[:, :, rows]
-    torch.testing.assert_close(norm.double(), exact.square().sum((0, 2, 3)), rtol=1e-4, atol=0)
+    assert_close(norm, exact.square().sum((0, 2, 3)), units=64)
     for place, spending in enumerate(SPENDINGS):
         plan = PATTERNS[pattern].plan(call, spending)
         out = execute(call.q, call.k, call.v, plan, scale=call.scale, backend="reference")[:, :, rows]
         expected = (out.double() - exact).square().sum((0, 2, 3))
         assert (expected > 0).all()
-        torch.testing.assert_close(error[:, place].double(), expected, rtol=1e-3, atol=1e-9)
+        assert distance(error[:, place], expected) <= 1e-3
         by_head = token_mask(plan, LAYOUT.total).double().mean((0, 2, 3))
-        torch.testing.assert_close(density[:, place].double(), by_head, rtol=1e-5, atol=0)
+        assert_close(density[:, place], by_head)
     assert (density[:, 0] < density[:, 2]).all()
 
 
@@ -88,7 +89,7 @@ def test_heads_in_parts_give_the_same(pattern, numbers, monkeypatch):
     whole = measure(attention_call(), pattern, SPENDINGS, TURN)
     monkeypatch.setattr(observer, "CHUNK", numbers)
     for a, b in zip(whole, measure(attention_call(), pattern, SPENDINGS, TURN), strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-9)
+        assert_close(a, b, units=64)
 
 
 @pytest.mark.parametrize("pattern", PATTERNS)
@@ -159,9 +160,9 @@ def test_a_recording_of_a_dense_run():
         assert level.density.dtype == torch.float64
         assert not level.density.is_cuda
         # Densities are means of the two branches, errors and norms their sums.
-        torch.testing.assert_close(level.density[:, 0, 0], torch.tensor([0.02, 0.03], dtype=torch.float64))
-        torch.testing.assert_close(level.error[:, 1, 3], torch.tensor([4.0, 6.0], dtype=torch.float64))
-        torch.testing.assert_close(level.norm[:, 0], torch.tensor([40.0, 60.0], dtype=torch.float64))
+        assert_close(level.density[:, 0, 0], torch.tensor([0.02, 0.03], dtype=torch.float64), dtype=torch.float32)
+        assert_close(level.error[:, 1, 3], torch.tensor([4.0, 6.0], dtype=torch.float64), dtype=torch.float32)
+        assert_close(level.norm[:, 0], torch.tensor([40.0, 60.0], dtype=torch.float64), dtype=torch.float32)
     timing = recording.timing
     assert (timing.dense_step, timing.dense_call, timing.calls) == (4.0, 0.4, 6)
     assert (timing.steps, timing.dense_steps, timing.problem) == (4, 1, None)

@@ -9,6 +9,7 @@ from dit_accel.accel.attention import reasons
 from dit_accel.accel.attention.layout import TokenLayout
 from dit_accel.accel.comfy.sparse import override
 from dit_accel.kernels import registry
+from dit_accel.tests.support.closeness import distance
 from dit_accel.tests.support.forwards import make_forward, make_run, outside_comfyui
 
 LAYOUT = TokenLayout((4, 8, 8), prefix=5)
@@ -57,7 +58,7 @@ def test_every_layout_gives_the_same_attention(split_input, split_output):
 def test_the_models_own_scale_is_used():
     flat = [tokens(seed) for seed in range(3)]
     assert torch.equal(call(*flat, HEADS, scale=DIM**-0.5)[1], call(*flat, HEADS)[1])
-    assert not torch.allclose(call(*flat, HEADS, scale=0.01)[1], call(*flat, HEADS)[1], atol=1e-3)
+    assert distance(call(*flat, HEADS, scale=0.01)[1], call(*flat, HEADS)[1]) > 1e-2
 
 
 def dense_calls():

@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 from dit_accel.accel.quant import packing
 from dit_accel.accel.quant.formats.nunchaku_layers import PARTS, read_awq, read_svdquant
 from dit_accel.accel.quant.weight4 import dequantise, residual, unpack_nibbles
+from dit_accel.tests.support.closeness import assert_close
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 tiles = st.integers(1, 3)
@@ -152,10 +153,9 @@ def test_official_svdquant_layers(name):
     """Codes exactly, all else to the rounding of fp32; and back to the very bytes."""
     parts, expected = golden(name)
     weight, bias = read_svdquant("layer", parts, (256, 384), unsigned=name == "int4_gelu_shifted")[1:]
-    close = {"rtol": 2e-6, "atol": 2e-6}
-    torch.testing.assert_close(residual(weight), expected["expected.residual"], **close)
-    torch.testing.assert_close(dequantise(weight), expected["expected.weight"], **close)
-    torch.testing.assert_close(bias.float(), expected["expected.bias"], **close)
+    assert_close(residual(weight), expected["expected.residual"])
+    assert_close(dequantise(weight), expected["expected.weight"])
+    assert_close(bias.float(), expected["expected.bias"])
     pack_scales = packing.pack_micro_scales if "nvfp4" in name else packing.pack_scales
     packed = {
         "qweight": packing.pack_codes(weight.codes),
@@ -179,7 +179,7 @@ def test_official_awq_layer():
     # The exporter keeps what it has quantised in bf16.
     assert torch.equal(dequantise(weight).bfloat16().float(), expected["expected.weight"])
     # The file has bias + 1 in bf16.
-    torch.testing.assert_close(bias, expected["expected.bias"], rtol=0, atol=2**-8)
+    assert_close(bias + 1, expected["expected.bias"] + 1, units=0.5, dtype=torch.bfloat16)
     codes = packing.interleave(weight.codes ^ -0x78, 6, 0)
     assert torch.equal(packing.pack_awq(codes), parts["qweight"])
     assert torch.equal(packing.interleave(weight.scale, 6, 1), parts["wscales"][:6])
@@ -190,7 +190,7 @@ def test_both_outer_scales_count():
     parts, expected = golden("nvfp4_channel_scale")
     parts["wtscale"] = torch.tensor(0.5)
     weight = read_svdquant("layer", parts, (None, None), unsigned=False).weight
-    torch.testing.assert_close(residual(weight), 0.5 * expected["expected.residual"], rtol=2e-6, atol=2e-6)
+    assert_close(residual(weight), 0.5 * expected["expected.residual"])
 
 
 def test_a_shifted_layer_without_a_bias():
@@ -198,7 +198,7 @@ def test_a_shifted_layer_without_a_bias():
     parts, expected = golden("int4_gelu_shifted")
     stored = packing.unpack_vector(parts.pop("bias")).float()
     bias = read_svdquant("layer", parts, (None, None), unsigned=True).bias
-    torch.testing.assert_close(bias, expected["expected.bias"] - stored, rtol=2e-6, atol=2e-6)
+    assert_close(bias, expected["expected.bias"] - stored)
 
 
 def test_awq_with_zeros_of_its_own():
@@ -207,4 +207,4 @@ def test_awq_with_zeros_of_its_own():
     parts["wzeros"] = -6 * parts["wscales"].float()
     weight = read_awq("layer", parts, (None, None), chunks=6).weight
     scale = weight.scale.float().T.repeat_interleave(64, dim=1)
-    torch.testing.assert_close(dequantise(weight), dequantise(ordinary) + scale, rtol=1e-6, atol=1e-6)
+    assert_close(dequantise(weight), dequantise(ordinary) + scale, units=8)

@@ -10,6 +10,7 @@ from dit_accel.accel.attention.memory import StaticPlans, TensorCache
 from dit_accel.accel.attention.planners import PATTERNS
 from dit_accel.accel.attention.planners.select import estimated_mass, means
 from dit_accel.tests.support.calls import make_call
+from dit_accel.tests.support.closeness import assert_close
 from dit_accel.tests.support.oracle import attention_of_plan, members
 
 STATIC = tuple(name for name, pattern in PATTERNS.items() if pattern.static)
@@ -59,7 +60,7 @@ def test_density_one_is_dense_attention(pattern, layout, token_order):
     call, plan = make(pattern, layout, Budget(top_p=1.0, max_density=1.0), token_order=token_order)
     assert plan.density() == pytest.approx(1.0)
     dense = torch.nn.functional.scaled_dot_product_attention(*(x.double() for x in (call.q, call.k, call.v)))
-    torch.testing.assert_close(run(call, plan).double(), dense, atol=1e-5, rtol=1e-5)
+    assert_close(run(call, plan), dense, units=48)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -70,7 +71,7 @@ def test_the_executor_computes_what_the_plan_says(pattern, layout, budget):
         assert 0.02 < plan.density() < 0.8
     assert (plan.tail is not None) == (pattern in TAILED)
     exact = attention_of_plan(call.q, call.k, call.v, plan, call.scale)
-    torch.testing.assert_close(run(call, plan).double(), exact, atol=1e-5, rtol=1e-5)
+    assert_close(run(call, plan), exact, units=48)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -189,7 +190,7 @@ def test_degenerate_tokens(pattern):
     for x in (torch.ones(1, 2, layout.total, 64), torch.zeros(1, 2, layout.total, 64)):
         call = make_call(x, x, x, layout)
         out = run(call, PATTERNS[pattern].plan(call, Budget(top_p=0.6, floor=0.0, max_density=0.4).spending()))
-        torch.testing.assert_close(out, x, atol=1e-5, rtol=0)
+        assert_close(out, x, units=64)
 
 
 @pytest.mark.parametrize("grid", [(21, 45, 80), GRID], ids=str)

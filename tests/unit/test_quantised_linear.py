@@ -13,6 +13,7 @@ from dit_accel.accel.quant.compute import FP8, INT8, W4A4, W4A16
 from dit_accel.accel.quant.linear import dense_weight, quantised_linear
 from dit_accel.accel.quant.weight4 import E2M1, E2M1_VALUES, GELU_SHIFT, INT4, Weight4, dequantise, residual, shift_bias
 from dit_accel.kernels.quantise import row_codes
+from dit_accel.tests.support.closeness import assert_close
 from dit_accel.tests.support.interpreter import fp8_as_hardware_rounds_it  # noqa: F401
 from dit_accel.tests.support.svdquant import quantise, smoothing
 
@@ -137,7 +138,7 @@ def test_q_k_v_cut_from_one_weight(path):
             weight, codes=weight.codes[cut], scale=weight.scale[:, cut], proj_up=weight.proj_up[cut].contiguous()
         )
         parts.append(quantised_linear(x, part, bias[cut], path))
-    torch.testing.assert_close(torch.cat(parts, dim=1), quantised_linear(x, weight, bias, path), rtol=1e-3, atol=1e-3)
+    assert_close(torch.cat(parts, dim=1), quantised_linear(x, weight, bias, path), units=1)
 
 
 @pytest.mark.parametrize("unsigned_from", SIGNS)
@@ -265,4 +266,4 @@ def test_shift_is_that_of_the_dense_weight(grid, unsigned_from):
     channels = torch.rand(48, generator=random) + 0.5
     weight = replace(weight, zero=zero, channel_scale=channels, unsigned_from=unsigned_from)
     dense = (residual(weight) / weight.smooth)[:, unsigned_from:].double()
-    torch.testing.assert_close(weight.shift, (GELU_SHIFT * dense.sum(dim=1)).float(), rtol=1e-4, atol=1e-3)
+    assert_close(weight.shift, GELU_SHIFT * dense.double().sum(dim=1), units=64)

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from dit_accel.accel.cli.main import main
 from dit_accel.accel.headless.server import Server, ServerDied, find_comfyui, missing_comfyui
-from dit_accel.tests.bench.__main__ import main
 
 # Answers like ComfyUI until a graph comes; then it does what the file `on_prompt` beside it says.
 MAIN = """

@@ -12,6 +12,7 @@ from dit_accel.accel.attention.planners import svg2
 from dit_accel.accel.attention.planners.clusters import KEYS, QUERIES, kmeans_clusters, sample_centroids
 from dit_accel.accel.attention.planners.select import estimated_mass
 from dit_accel.tests.support.calls import make_call
+from dit_accel.tests.support.closeness import assert_close
 
 SCALE = 64**-0.5
 
@@ -76,7 +77,7 @@ def test_kmeans_invariants():
             for c in range(24):
                 members = x[0, h][labels[0, h] == c]
                 if len(members):
-                    assert torch.allclose(clusters.centroids[0, h, c], members.mean(0), atol=1e-5)
+                    assert_close(clusters.centroids[0, h, c], members.mean(0))
         own = clusters.centroids[0, torch.arange(2)[:, None], labels[0]]
         losses.append((x[0] - own).square().sum().item())
     assert losses == sorted(losses, reverse=True)
@@ -106,10 +107,10 @@ def test_mass_is_size_weighted():
     clusters = kmeans_clusters(x, sample_centroids(x, 8), 2, backend="reference")
     scale = SCALE / 20  # keeps the plain exponentials below finite
     mass = estimated_mass(clusters.centroids, clusters.centroids, clusters.sizes(), scale)
-    assert torch.allclose(mass.sum(-1), torch.ones_like(mass.sum(-1)), atol=1e-6)
+    assert_close(mass.sum(-1), torch.ones_like(mass.sum(-1)), units=8)
     scores = clusters.centroids @ clusters.centroids.transpose(-1, -2) * scale
     weight = clusters.sizes().unsqueeze(-2) * scores.exp()
-    assert torch.allclose(mass, weight / weight.sum(-1, keepdim=True), atol=1e-5)
+    assert_close(mass, weight / weight.sum(-1, keepdim=True), units=64)
 
 
 def test_text_is_the_first_block_both_ways():
