@@ -183,7 +183,7 @@ class Run:
         return replace(
             self.progress(),
             notes=self._notes(),
-            record=self.tally.record(tuple(self.guard.actions)),
+            timeline=self.tally.timeline(tuple(self.guard.actions)),
             recording=recording,
             start=self._start,
             end=end,

@@ -56,18 +56,18 @@ def measure(size: tuple[int, int, int] = SIZE, large: tuple[int, int, int] = LAR
     summary = run(sparse(replace(BUDGET, profile=again)), *UNSEEN[0])
     predicted = predict(timed.timing, again.density)
     for kind, seconds in (("sparse", predicted.sparse_step), ("dense", predicted.dense_step)):
-        real = [step.seconds for step in summary.record.steps if (step.dense is None) == (kind == "sparse")]
+        real = [step.seconds for step in summary.timeline.steps if (step.dense is None) == (kind == "sparse")]
         rows.append({"what": "prediction", "step": kind, "predicted": seconds, "measured": statistics.median(real)})
 
-    guarded = run(sparse(guard="on"), *UNSEEN[0]).record.times
+    guarded = run(sparse(guard="on"), *UNSEEN[0]).timeline.times
     dense = recorded.recording.timing.dense_step * steps
     rows.append({"what": "guard", "seconds": guarded.guard, "run": total(guarded), "dense_run": dense})
     return rows
 
 
 def recording_row(run: RunSummary, size: tuple[int, int, int]) -> dict:
-    observed = [step.seconds for step in run.record.steps if step.observed]
-    measuring = run.record.times.recording
+    observed = [step.seconds for step in run.timeline.steps if step.observed]
+    measuring = run.timeline.times.recording
     plain = sum(observed) - measuring
     row = {"what": "recording", "size": size, "steps": len(observed), "seconds": measuring}
     return {**row, "share": measuring / plain}

@@ -124,7 +124,7 @@ def test_other_tokens_are_exact_and_keep_their_own_blocks(tiny, case, model, rec
         video[case.prefix : case.prefix + q.shape[2] - case.extra] = True
 
         dense = torch.nn.functional.scaled_dot_product_attention(q, k, v)
-        assert_close(out[:, :, ~video], dense[:, :, ~video])
+        assert_close(out[:, :, ~video], dense[:, :, ~video], units=48)
         assert distance(out[:, :, video], dense[:, :, video]) > 1e-3, "nothing was dropped"
         for order in (plan.queries, plan.keys):
             first = order.offsets[:, 1]

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 # Roundings by which the result of a whole network may differ where sums are made in another order.
-NETWORK = 512
+NETWORK = 128
 
 
 def distance(found: Tensor | np.ndarray, expected: Tensor | np.ndarray) -> float:

@@ -1,4 +1,4 @@
-"""Adds up forwards to the record of a run."""
+"""Adds up forwards to the timeline of a run."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from .. import reasons
 from .forward_statistics import CallNumbers, ForwardStatistics
-from .timeline import Grid, RunRecord, Step, Times
+from .timeline import Grid, Step, Timeline, Times
 
 
 @dataclass
@@ -48,7 +48,7 @@ class _Column:
 
 
 class Tally:
-    """Takes in forwards, one after the other; `record` gives the cells and times so far."""
+    """Takes in forwards, one after the other; `timeline` gives the cells and times so far."""
 
     def __init__(self) -> None:
         self._columns: dict[int, _Column] = {}
@@ -92,7 +92,7 @@ class Tally:
                 spent += lap
         self._times["other"] += max(0.0, seconds - spent)
 
-    def record(self, guard: tuple[str, ...]) -> RunRecord:
+    def timeline(self, guard: tuple[str, ...]) -> Timeline:
         """guard: what it said."""
         # The blocks that came by count; where none did, the calls that the family's row announces.
         layers = range(self._layers or self._announced)
@@ -108,7 +108,7 @@ class Tally:
             masses = column.cells[layer].masses if layer in column.cells else []
             return sum(masses) / len(masses) if masses else None
 
-        return RunRecord(
+        return Timeline(
             steps=tuple(_step(number, self._columns[number]) for number in sorted(self._columns)),
             density=grid(_Column.density),
             error=grid(error),

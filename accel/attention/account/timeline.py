@@ -44,7 +44,7 @@ class Times:
 
 
 @dataclass(frozen=True)
-class RunRecord:
+class Timeline:
     """steps: those that evaluated the model, in order. density: kept fraction of the map, 1 for a dense call.
     error: relative L2 of the attention output on sampled rows. mass: share of the attention mass that the kept blocks
     hold and their tail stands for, on sampled rows. guard: what the guard found and did, in sentences."""
