@@ -223,7 +223,8 @@ def summaries(draw):
         one = draw(st.none() | values)
         return tuple(tuple(one or draw(values) for _ in range(columns)) for _ in range(rows))
 
-    timeline = Timeline(schedule, grid(fraction), grid(value), grid(value), guard=tuple(draw(st.sets(st.just("raised")))))
+    guard = tuple(draw(st.sets(st.just("raised"))))
+    timeline = Timeline(schedule, grid(fraction), grid(value), grid(value), guard=guard)
     return RunSummary(
         draw(st.sampled_from(list(PATTERNS))),
         "Model",
