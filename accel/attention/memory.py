@@ -146,15 +146,15 @@ class StaticPlans:
     """What depends on nothing but layout, budget and device: made once in a run."""
 
     def __init__(self) -> None:
-        self._made: dict[Hashable, Any] = {}
+        self._plans: dict[Hashable, Any] = {}
         self._lock = threading.Lock()
 
     def get(self, key: Hashable, make: Callable[[], Any]) -> Any:
         with self._lock:
-            if key not in self._made:
-                self._made[key] = make()
-            return self._made[key]
+            if key not in self._plans:
+                self._plans[key] = make()
+            return self._plans[key]
 
     def clear(self) -> None:
         with self._lock:
-            self._made.clear()
+            self._plans.clear()
