@@ -23,11 +23,11 @@ from .blocks import block_order, block_sizes, ordered_blocks
 from .pooled import plan_by_means
 
 
-def plan(call: AttentionCall, budget: Spending) -> SparsePlan:
+def plan(call: AttentionCall, spending: Spending) -> SparsePlan:
     """Blocks of the raster, kept by the mass that their means promise; with a tail."""
     shared = call.static.get(("ribbons", call.layout, call.q.device), lambda: _orders(call))
     queries, keys = (replace(order, index=order.index.expand(call.q.shape[:2])) for order in shared)
-    return plan_by_means(call, budget, queries, keys)
+    return plan_by_means(call, spending, queries, keys)
 
 
 def _orders(call: AttentionCall) -> tuple[BlockOrder, ...]:
