@@ -28,8 +28,8 @@ def mapped(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
             start = file.read(2)
         # torch.save writes a zip archive, and older versions a bare pickle.
         pickled = start == b"PK" or start[:1] == b"\x80"
-        found = "a pickle" if pickled else "a broken one"
-        raise ValueError(f"expected a safetensors file, found {found} ({error})") from error
+        kind = "a pickle" if pickled else "a broken one"
+        raise ValueError(f"expected a safetensors file, found {kind} ({error})") from error
 
 
 @contextmanager
@@ -66,10 +66,10 @@ def read(path: Path, kind: str, version: int) -> tuple[dict[str, Tensor], dict[s
             tensors = {name: file.get_tensor(name).clone() for name in names}
     except SafetensorError as error:
         raise ValueError(f"{path}: expected a file of the format {kind}, found a broken one ({error})") from error
-    found = metadata.get("format")
-    if found != kind:
-        what = f"the format {found}" if found else "a safetensors file of another kind"
-        raise ValueError(f"{path}: expected a file of the format {kind}, found {what}")
+    actual = metadata.get("format")
+    if actual != kind:
+        description = f"the format {actual}" if actual else "a safetensors file of another kind"
+        raise ValueError(f"{path}: expected a file of the format {kind}, found {description}")
     if metadata.get("version") != str(version):
         raise ValueError(f"{path}: expected version {version} of {kind}, found version {metadata.get('version')}")
     return tensors, metadata
@@ -82,14 +82,22 @@ def write_json(path: Path, kind: str, version: int, content: Mapping[str, Any]) 
         partial.write_text(json.dumps({**about, **content}, indent=2, allow_nan=False) + "\n", "utf-8")
 
 
+def parse_json(text: str | bytes) -> Any:
+    """What a JSON text holds. Raises ValueError for any other text."""
+    try:
+        return json.loads(text)
+    except RecursionError as error:
+        raise ValueError("too many brackets within brackets") from error
+
+
 def read_json(path: Path, kind: str, version: int) -> dict[str, Any]:
     """What `write_json` wrote. Raises ValueError naming the file, what was expected and what was found, when it is of
     another format or version or no JSON; the content is not checked."""
     try:
-        content = json.loads(path.read_text("utf-8"))
+        content = parse_json(path.read_text("utf-8"))
     except (OSError, ValueError) as error:
         raise ValueError(f"{path}: expected a JSON file of the format {kind}, found {error}") from error
-    found = (content.get("format"), content.get("version")) if isinstance(content, dict) else None
-    if found != (kind, version):
-        raise ValueError(f"{path}: expected the format {kind}, version {version}, found {found}")
+    actual = (content.get("format"), content.get("version")) if isinstance(content, dict) else None
+    if actual != (kind, version):
+        raise ValueError(f"{path}: expected the format {kind}, version {version}, found {actual}")
     return content

@@ -45,7 +45,7 @@ def _order_reference(x: Tensor, weight: Tensor, size: int) -> Tensor:
     leaves, depth = levels(tokens, size)
     order = torch.arange(tokens, device=x.device).expand(batch, heads, tokens)
     for level in range(depth):
-        parts = []
+        parts: list[Tensor] = []
         for node in range(1 << level):
             begin, middle, end = ((k * leaves >> level + 1) * size for k in range(2 * node, 2 * node + 3))
             parts += _split(x, order[:, :, begin:end], weight, min(middle, tokens) - begin)

@@ -113,30 +113,49 @@ def _triton(q, k, v, queries, keys, tall_chunks, keep, tail, formats, scale, ret
     tokens, offsets, index = keys
     chunk, (block, start, live) = key_chunks(offsets, tokens.shape[1], tall_chunks, q.device)
     entries, counts = chunk_lists(keep, block, live, index, backend="triton")
-    steps = {}
+    key_steps = tail_steps = channel_steps = None
     if formats is None:
         k = gather_chunks(k, tokens, index, start, live, chunk, backend="triton")
         v = gather_chunks(v, tokens, index, start, live, chunk, backend="triton")
     else:
         shift = key_shift(k)
-        steps["value_steps"] = value_steps(v) if formats.values else None
-        how = {"shift": shift, "steps": steps["value_steps"], "formats": formats, "backend": "triton"}
-        k, steps["key_steps"], v = quantise_chunks(k, v, tokens, index, start, live, chunk, **how)
+        channel_steps = value_steps(v) if formats.values else None
+        options = {"shift": shift, "steps": channel_steps, "formats": formats, "backend": "triton"}
+        k, key_steps, v = quantise_chunks(k, v, tokens, index, start, live, chunk, **options)
         if tail is not None:
-            tail_keys, steps["tail_steps"], tail_values = _in_chunks(tail, chunk, **how)
+            tail_keys, tail_steps, tail_values = _in_chunks(tail, chunk, **options)
             tail = tail._replace(keys=tail_keys, values=tail_values)
-    pooled = () if tail is None else (keep, *tail)
-    out, lse = _attend_op(q, k, v, *queries, entries, counts, *pooled, **steps, scale=scale, return_lse=return_lse)
+    query_tokens, query_offsets, query_index = queries
+    tail_keep, tail_keys, tail_values, tail_log_sizes = (None,) * 4 if tail is None else (keep, *tail)
+    out, lse = _attend_op(
+        q,
+        k,
+        v,
+        query_tokens,
+        query_offsets,
+        query_index,
+        entries,
+        counts,
+        tail_keep,
+        tail_keys,
+        tail_values,
+        tail_log_sizes,
+        key_steps,
+        tail_steps,
+        channel_steps,
+        scale=scale,
+        return_lse=return_lse,
+    )
     return out.transpose(1, 2), lse if return_lse else None
 
 
-def _in_chunks(tail: Tail, chunk: int, **how) -> QuantisedChunks:
+def _in_chunks(tail: Tail, chunk: int, **options) -> QuantisedChunks:
     """The tail's keys and values quantised, in chunks of consecutive blocks."""
     batch, heads, blocks, _ = tail.keys.shape
     order = torch.arange(blocks, device=tail.keys.device, dtype=torch.int32)[None]
     start = order[:, ::chunk]
     live = (blocks - start).clamp(max=chunk)
-    return quantise_chunks(tail.keys, tail.values, order, order.new_zeros(batch, heads), start, live, chunk, **how)
+    return quantise_chunks(tail.keys, tail.values, order, order.new_zeros(batch, heads), start, live, chunk, **options)
 
 
 def _attend_fake(q: Tensor, *_, return_lse: bool, **__) -> tuple[Tensor, Tensor]:
@@ -172,6 +191,10 @@ def _attend_triton(
 
     chunk = k.shape[2] // entries.shape[3]
     config = choose_config(registry.architecture(q.device), q.shape[3], k.dtype, v.dtype, chunk)
+    tail = None
+    if keep is not None:  # a custom operator has no argument for what is there together or not at all
+        assert tail_keys is not None and tail_values is not None and tail_log_sizes is not None
+        tail = keep, tail_keys, tail_values, tail_log_sizes
     return launch(
         q,
         k,
@@ -181,7 +204,7 @@ def _attend_triton(
         # A query tile never crosses a block: tiles are the chunks of the query order.
         tiles=chunk_layout(offsets, q.shape[2], config.queries),
         lists=(entries, counts),
-        tail=None if keep is None else (keep, tail_keys, tail_values, tail_log_sizes),
+        tail=tail,
         steps=(key_steps, tail_steps, value_steps),
         scale=scale,
         return_lse=return_lse,

@@ -102,6 +102,11 @@ def empty_chunks(
     return k.new_empty(*rows, dim, dtype=key_format), steps, values
 
 
+def _largest(dtype: torch.dtype | None) -> float:
+    """The largest code of a format, 0 for 16 bits."""
+    return 0.0 if dtype is None else LARGEST[dtype]
+
+
 def _quantise_reference(k, v, tokens, index, chunk_start, chunk_live, chunk, shift, steps, key_format, value_format):
     layout = tokens, index, chunk_start, chunk_live, chunk
     live = torch.arange(chunk, device=k.device) < chunk_live[index][..., None]
@@ -146,7 +151,7 @@ def _quantise_triton(
     from .triton.quantise import launch
 
     chunks = empty_chunks(k, chunk_start.shape[1], chunk, key_format, value_format)
-    largest = LARGEST.get(key_format, 0.0), LARGEST.get(value_format, 0.0)
+    largest = _largest(key_format), _largest(value_format)
     launch(k, v, tokens, index, chunk_start, chunk_live, chunk, shift, steps, chunks, largest)
     return chunks
 

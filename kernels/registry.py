@@ -12,9 +12,12 @@ import sys
 import sysconfig
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, ParamSpec, TypeVar
 
 import torch
+
+Parameters = ParamSpec("Parameters")
+Result = TypeVar("Result")
 
 NAMESPACE = "dit_accel"
 HALF = (torch.float16, torch.bfloat16)
@@ -175,7 +178,9 @@ def operations(device: torch.device | str) -> list[Row]:
     return rows
 
 
-def custom_op(name: str, implementation: Callable, fake: Callable) -> torch._ops.OpOverload:
+def custom_op(
+    name: str, implementation: Callable[Parameters, Result], fake: Callable[..., Result]
+) -> Callable[Parameters, Result]:
     """Registers a function as torch custom op `dit_accel::<name>` with the fake implementation `fake`, which may leave
     arguments unnamed that it does not need.
 

@@ -74,18 +74,18 @@ def _select_reference(
     bits = torch.where(real, scores.view(torch.int32), -1)
     mass = target if head_targets is None else head_targets[:, None, None]
     threshold = torch.minimum(_threshold(bits, scores, mass), _threshold(bits, real.float(), rank))
-    wanted = bits >= threshold
+    selected = bits >= threshold
 
     limit = limit[..., None]
-    over = torch.where(wanted, weights, 0).sum(-1, keepdim=True) > limit
+    over = torch.where(selected, weights, 0).sum(-1, keepdim=True) > limit
     # The blocks at the boundary tie: together they are too much, above them everything fits.
     boundary = _threshold(bits, weights, limit + 1)
     above = torch.where(bits > boundary, weights, 0).sum(-1, keepdim=True)
     ties = bits == boundary
     fits = (bits > boundary) | (ties & (above + torch.where(ties, weights, 0).cumsum(-1) <= limit))
     best = real & (torch.arange(bits.shape[-1], device=bits.device) == bits.argmax(-1, keepdim=True))
-    keep = torch.where(over, wanted & (fits | best), wanted)
-    return keep, keep.sum(-1) < wanted.sum(-1)
+    keep = torch.where(over, selected & (fits | best), selected)
+    return keep, keep.sum(-1) < selected.sum(-1)
 
 
 def _select_fake(

@@ -87,8 +87,8 @@ class DitAccelProfile(io.ComfyNode):
     def execute(cls, model, samples, target, target_value) -> io.NodeOutput:
         from ..accel.comfy.sparse.model_profile import profile_of
 
-        found = profile_of(samples["samples"], model, target, target_value)
-        return io.NodeOutput(found.profile, found.image, found.text, ui={"text": (found.text,)})
+        result = profile_of(samples["samples"], model, target, target_value)
+        return io.NodeOutput(result.profile, result.image, result.text, ui={"text": (result.text,)})
 
 
 class DitAccelSaveProfile(io.ComfyNode):

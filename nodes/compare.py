@@ -45,7 +45,7 @@ class DitAccelCompareVideos(io.ComfyNode):
         from ..accel.report.pictures import to_tensor
 
         progress = ProgressBar(len(reference))
-        found = compare(reference, test, tick=lambda: progress.update(1))
-        beside = side_by_side(reference, test, found.gain)
-        plot, text = to_tensor(found.plot()), found.text()
-        return io.NodeOutput(plot, beside, text, found.psnr, found.ssim, found.flicker, ui=ui.PreviewText(text))
+        result = compare(reference, test, tick=lambda: progress.update(1))
+        beside = side_by_side(reference, test, result.gain)
+        plot, text = to_tensor(result.plot()), result.text()
+        return io.NodeOutput(plot, beside, text, result.psnr, result.ssim, result.flicker, ui=ui.PreviewText(text))

@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass, replace
 
 from .profiles.profile import Profile
+from .spending import Spending
 
 AUTO = "auto"
 CUSTOM = "custom"
@@ -63,10 +64,10 @@ class Budget:
     min_tokens: int = 12288
     profile: Profile | None = None
 
-    @property
-    def everything(self) -> bool:
-        """Whether all blocks are kept."""
-        return self.top_p >= 1
+    def spending(self, top_p: float | None = None) -> Spending:
+        """What a call may spend by these numbers, or with another top_p."""
+        top_p = self.top_p if top_p is None else top_p
+        return Spending(top_p, top_p >= 1, self.floor, self.max_density)
 
     def __post_init__(self) -> None:
         limits = {

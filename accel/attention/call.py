@@ -18,7 +18,7 @@ class AttentionCall:
 
     backend runs the operations of the plan and of planning. memory: what this layer remembers of the run's earlier
     steps. static: what all calls of the run share. token_order: raster, cube, morton, or auto for the pattern's own.
-    made: what several plans of this call share, None if only one is made.
+    shared: what several plans of this call share, None if only one is made.
     """
 
     q: Tensor
@@ -30,12 +30,12 @@ class AttentionCall:
     memory: LayerMemory
     static: StaticPlans
     token_order: str = "auto"
-    made: dict[Hashable, Any] | None = None
+    shared: dict[Hashable, Any] | None = None
 
     def once(self, key: Hashable, make: Callable[[], Any]) -> Any:
         """What several plans of this call, made with different budgets, share, if it is meant for several."""
-        if self.made is None:
+        if self.shared is None:
             return make()
-        if key not in self.made:
-            self.made[key] = make()
-        return self.made[key]
+        if key not in self.shared:
+            self.shared[key] = make()
+        return self.shared[key]

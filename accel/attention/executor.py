@@ -44,4 +44,4 @@ def execute(
         backend=backend,
         return_lse=return_lse,
     )
-    return (out, lse) if return_lse else out
+    return out if lse is None else (out, lse)

@@ -1,6 +1,6 @@
 """The guard: samples the error of sparse calls, and gives a layer more where a promise is broken.
 
-Decisions are made on the host between model evaluations, from numbers that are read once for each.
+Decisions are made on the host between forwards, from numbers that are read once for each.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from .account.forward_statistics import CallNumbers
+from .account.forward_statistics import CallNumbers, SampleNumbers
 from .budget import FEW_STEPS
 
 ROWS = 16
@@ -24,8 +24,8 @@ RAISES = 2
 
 
 @dataclass
-class _Found:
-    """Samples of one block in one step, of all branches and evaluations together."""
+class _Samples:
+    """Samples of one block in one step, of all branches and forwards together."""
 
     top_p: float
     error: float = 0.0
@@ -34,15 +34,15 @@ class _Found:
     capped: float = 0.0
     calls: int = 0
 
-    def add(self, call: CallNumbers) -> None:
-        self.error += call.error
-        self.norm += call.norm
-        self.mass += call.mass
-        self.capped += call.capped
+    def add(self, sample: SampleNumbers, capped: float) -> None:
+        self.error += sample.error
+        self.norm += sample.norm
+        self.mass += sample.mass
+        self.capped += capped
         self.calls += 1
 
     def broken(self, promise: Promise) -> str | None:
-        """What was found instead of what was promised, in words."""
+        """What was measured instead of what was promised, in words."""
         if promise.error is not None:
             error = (self.error / self.norm) ** 0.5 if self.norm else 0.0
             return f"error {error:.3f}, {promise.error:.3f} expected" if error > ERROR_SLACK * promise.error else None
@@ -60,31 +60,31 @@ class Promise(NamedTuple):
 
 
 class Guard:
-    """One run's guard. on: whether it samples and acts. steps: of the run. said: what it found and did, in sentences.
+    """One run's guard. on: whether it samples and acts. steps: of the run. actions: what it saw and did, in sentences.
 
-    It acts from one step to the next, so that the branches of guidance, evaluated together or one after the other, are
+    It acts from one step to the next, so that the branches of guidance, run together or one after the other, are
     treated alike.
     """
 
     def __init__(self, on: bool, steps: int) -> None:
         self.on = on
-        self.said: list[str] = []
+        self.actions: list[str] = []
         self._every = 1 if steps <= FEW_STEPS else EVERY
         self._step: int | None = None
-        self._found: dict[int, tuple[_Found, Promise]] = {}
-        self._raised: dict[int, int] = {}
+        self._samples: dict[int, tuple[_Samples, Promise]] = {}
+        self._raises: dict[int, int] = {}
         self._probation: set[int] = set()
         self._dense: set[int] = set()
 
     def begin(self, step: int) -> None:
-        """An evaluation of this step begins: what the step before was found to break is mended from here on."""
+        """A forward of this step begins: what the step before broke is mended from here on."""
         if step != self._step:
             self._settle(self._raise)
         self._step = step
 
     def end(self) -> None:
         """The run ends."""
-        self._settle(lambda block, found: "the run ended there")
+        self._settle(lambda block, samples: "the run ended there")
 
     def samples(self, block: int, step: int) -> bool:
         """Whether the block's calls of this step are sampled: in turn, and always where it was raised last time."""
@@ -94,40 +94,43 @@ class Guard:
         """Whether the block lost its right to be sparse."""
         return block in self._dense
 
-    def raised(self, block: int) -> Callable[[float], float]:
+    def raised(self, block: int, top_p: float) -> float:
         """What a top_p of the block has become."""
-        part = 0.5 ** self._raised.get(block, 0)
-        return lambda top_p: 1 - (1 - top_p) * part if part < 1 else top_p
+        part = 0.5 ** self._raises.get(block, 0)
+        return 1 - (1 - top_p) * part if part < 1 else top_p
 
     def learn(self, call: CallNumbers, promise: Promise) -> None:
         """Takes in a sparse call that was read."""
-        if call.error is not None and call.finite:
-            self._found.setdefault(call.block, (_Found(call.top_p), promise))[0].add(call)
+        if call.sample is not None and call.top_p is not None and call.finite:
+            samples, _ = self._samples.setdefault(call.block, (_Samples(call.top_p), promise))
+            samples.add(call.sample, call.capped)
 
     def repeat(self, step: int, block: int | None, mended: bool) -> None:
-        """An evaluation that was not finite, by the fault of this block if any is known, was repeated densely. mended:
+        """A forward that was not finite, by the fault of this block if any is known, was repeated densely. mended:
         whether that helped; if it did not, the fault is the model's, and nothing is left to guard."""
         which = "the model" if block is None else f"layer {block}"
         if mended:
-            self.said.append(f"step {step + 1}: {which} gave NaN or Inf; evaluated again, dense")
+            self.actions.append(f"step {step + 1}: {which} gave NaN or Inf; run again, dense")
             if block is not None:
                 self._dense.add(block)
         else:
-            self.said.append(f"step {step + 1}: the model gives NaN or Inf, with dense attention too")
+            self.actions.append(f"step {step + 1}: the model gives NaN or Inf, with dense attention too")
             self.on = False
 
-    def _settle(self, act: Callable[[int, _Found], str]) -> None:
+    def _settle(self, act: Callable[[int, _Samples], str]) -> None:
         self._probation.clear()
-        for block, (found, promise) in sorted(self._found.items()):
-            broken = found.broken(promise)
+        if self._step is None:
+            return
+        for block, (samples, promise) in sorted(self._samples.items()):
+            broken = samples.broken(promise)
             if broken and block not in self._dense:
-                self.said.append(f"layer {block}, step {self._step + 1}: {broken}; {act(block, found)}")
-        self._found.clear()
+                self.actions.append(f"layer {block}, step {self._step + 1}: {broken}; {act(block, samples)}")
+        self._samples.clear()
 
-    def _raise(self, block: int, found: _Found) -> str:
-        self._raised[block] = self._raised.get(block, 0) + 1
-        if self._raised[block] > RAISES:
+    def _raise(self, block: int, samples: _Samples) -> str:
+        self._raises[block] = self._raises.get(block, 0) + 1
+        if self._raises[block] > RAISES:
             self._dense.add(block)
             return "dense from the next step on"
         self._probation.add(block)
-        return f"top_p raised to {self.raised(block)(found.top_p):.3f}"
+        return f"top_p raised to {self.raised(block, samples.top_p):.3f}"

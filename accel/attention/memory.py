@@ -1,4 +1,4 @@
-"""What a run remembers between model evaluations: tensors of every branch and layer, and plans that never change."""
+"""What a run remembers between forwards: tensors of every branch and layer, and plans that never change."""
 
 from __future__ import annotations
 
@@ -123,7 +123,7 @@ class LayerMemory:
             self._cache.put(key, tuple(x[self._rows(i, len(x))].clone() for x in tensors))
 
     def forget_if(self, condition: torch.Tensor) -> None:
-        """Forgets a branch before the next model evaluation if `condition`, bool [B], turns out true for one of its
+        """Forgets a branch before the next forward if `condition`, bool [B], turns out true for one of its
         rows; never waits."""
         for i, key in enumerate(self._keys):
             self._cache.expire_if(key, condition[self._rows(i, len(condition))].any())
@@ -146,15 +146,15 @@ class StaticPlans:
     """What depends on nothing but layout, budget and device: made once in a run."""
 
     def __init__(self) -> None:
-        self._made: dict[Hashable, Any] = {}
+        self._plans: dict[Hashable, Any] = {}
         self._lock = threading.Lock()
 
     def get(self, key: Hashable, make: Callable[[], Any]) -> Any:
         with self._lock:
-            if key not in self._made:
-                self._made[key] = make()
-            return self._made[key]
+            if key not in self._plans:
+                self._plans[key] = make()
+            return self._plans[key]
 
     def clear(self) -> None:
         with self._lock:
-            self._made.clear()
+            self._plans.clear()

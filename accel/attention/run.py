@@ -72,7 +72,7 @@ class Run:
         self._start = start
         self._lock = threading.Lock()
         self._forwards = 0
-        self._silent = 0  # evaluations of which no attention call came by: a cache may skip some
+        self._silent = 0  # forwards of which no attention call came by: a cache may skip some
         self._sparse: Counter[str] = Counter()
         self._dense: Counter[str] = Counter()
         self._expected = 0
@@ -83,7 +83,7 @@ class Run:
         return self
 
     def begin(self, sigma: float) -> int:
-        """An evaluation at this noise level begins; the step, from 0, that it belongs to."""
+        """A forward at this noise level begins; the step, from 0, that it belongs to."""
         step = step_of(sigma, self._sigmas)
         with self._lock:
             self.guard.begin(step)
@@ -91,17 +91,16 @@ class Run:
 
     def check_profile(self, heads: int, calls: int) -> None:
         """Raises ValueError if the profile is of another model than this one, whose video self-attention has so many
-        heads and makes so many calls in an evaluation."""
+        heads and makes so many calls in a forward."""
         if self.budget.profile is not None:
             self.budget.profile.check(self.model, calls, heads, self.settings.pattern)
 
     def spending(self, block: int, device: torch.device) -> Spending:
         """What a call of this block may spend."""
-        profile, raised = self.budget.profile, self.guard.raised(block)
+        profile = self.budget.profile
         if profile is None:
-            top_p = raised(self.budget.top_p)
-            return Spending(top_p, top_p >= 1, self.budget.floor, self.budget.max_density)
-        row = tuple(map(raised, profile.row(block)))
+            return self.budget.spending(self.guard.raised(block, self.budget.top_p))
+        row = tuple(self.guard.raised(block, top_p) for top_p in profile.row(block))
         # Made once for a layer and a device: a copy from the host waits.
         top_p = self.static.get(("top_p", row, device), lambda: torch.tensor(row, device=device))
         most = min(profile.max_density, self.budget.max_density)
@@ -113,7 +112,7 @@ class Run:
         return self.budget.top_p if profile is None else sum(profile.row(block)) / profile.heads
 
     def add(self, forward: ForwardStatistics) -> None:
-        """Takes in a finished model evaluation; reads its device numbers."""
+        """Takes in a finished forward; reads its device numbers."""
         if not forward.sparse and not forward.dense:
             with self._lock:
                 self._silent += 1
@@ -141,7 +140,7 @@ class Run:
         self.guard.learn(call, Promise(error, mass=not PATTERNS[self.settings.pattern].static))
 
     def discard(self, forward: ForwardStatistics, mended: bool) -> None:
-        """Takes in an evaluation, already read, whose result was not finite and is not used. mended: whether dense
+        """Takes in a forward, already read, whose result was not finite and is not used. mended: whether dense
         attention gave a finite one; the layer at fault then stays dense."""
         with self._lock:
             # Layers behind the first only hand on what they got.
@@ -184,7 +183,7 @@ class Run:
         return replace(
             self.progress(),
             notes=self._notes(),
-            record=self.tally.record(tuple(self.guard.said)),
+            timeline=self.tally.timeline(tuple(self.guard.actions)),
             recording=recording,
             start=self._start,
             end=end,
@@ -192,13 +191,13 @@ class Run:
 
     def _notes(self) -> tuple[str, ...]:
         notes = []
-        asked, pattern = self.settings.token_order, self.settings.pattern
-        if asked != "auto" and not PATTERNS[pattern].token_order:
-            notes.append(f"token_order {asked} has no effect on {pattern}")
+        token_order, pattern = self.settings.token_order, self.settings.pattern
+        if token_order != "auto" and not PATTERNS[pattern].token_order:
+            notes.append(f"token_order {token_order} has no effect on {pattern}")
         reached = sum(self._sparse.values()) + sum(reasons.of_video(self._dense).values())
         if self._silent and not self._sparse:
             notes.append(
-                f"no attention call came by in {self._silent} model evaluations: a cache skips them, another node "
+                f"no attention call came by in {self._silent} forward passes: a cache skips them, another node "
                 "computes the attention itself, or torch.compile runs what it compiled without this node (restart "
                 "ComfyUI)"
             )

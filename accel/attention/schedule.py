@@ -60,7 +60,7 @@ def percent_of(sigma: float, percent_to_sigma: PercentToSigma) -> float:
 
 
 def step_of(sigma: float, sigmas: Sequence[float]) -> int:
-    """The step, from 0, of the decreasing `sigmas` (the last is the end) that an evaluation at `sigma` belongs to;
+    """The step, from 0, of the decreasing `sigmas` (the last is the end) that a forward at `sigma` belongs to;
     samplers evaluate between two of them too."""
     starts = sigmas[:-1]
     nearest = min(range(len(starts)), key=lambda step: abs(starts[step] - sigma), default=0)

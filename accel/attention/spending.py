@@ -10,7 +10,7 @@ from torch import Tensor
 @dataclass(frozen=True)
 class Spending:
     """top_p: one number for all heads, or fp32 [H] on the call's device, one for each. everything: whether all heads
-    keep all. floor, max_density: as in `Budget`, which has all four too and will do for a planner."""
+    keep all. floor, max_density: as in `Budget`."""
 
     top_p: float | Tensor
     everything: bool

@@ -51,7 +51,9 @@ def write(path: Path, captures: Sequence[Capture], provenance: dict[str, Any]) -
     """Writes captures of one layout to path, all or nothing. provenance: model, clip and settings, kept as JSON."""
     (layout,) = {capture.layout for capture in captures}
     tensors = {
-        f"{number}.{name}": x for number, one in enumerate(captures) for name, x in zip("qkv", one[:3], strict=True)
+        f"{number}.{name}": x
+        for number, capture in enumerate(captures)
+        for name, x in zip("qkv", capture[:3], strict=True)
     }
     files.write(
         path,
@@ -59,7 +61,7 @@ def write(path: Path, captures: Sequence[Capture], provenance: dict[str, Any]) -
         FORMAT,
         VERSION,
         layout=json.dumps(dataclasses.asdict(layout)),
-        calls=json.dumps([{"block": one.block, "sigma": one.sigma} for one in captures]),
+        calls=json.dumps([{"block": capture.block, "sigma": capture.sigma} for capture in captures]),
         provenance=json.dumps(provenance),
     )
 
@@ -78,8 +80,8 @@ def read(path: Path) -> tuple[list[Capture], dict[str, Any]]:
         provenance = dict(json.loads(metadata["provenance"]))
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path}: expected a whole capture, found a broken one ({error!r})") from error
-    for one in captures:
-        q, k, v = one[:3]
+    for capture in captures:
+        q, k, v = capture[:3]
         if not (q.shape == k.shape == v.shape and q.ndim == 4 and q.shape[2] == layout.total):
             shapes = ", ".join(str(tuple(x.shape)) for x in (q, k, v))
             raise ValueError(f"{path}: expected q, k and v of one shape [B, H, {layout.total}, D], found {shapes}")

@@ -18,22 +18,22 @@ LEAST = 0.85
 
 def plan_at(make_call: Callable[[], AttentionCall], pattern: str, density: float) -> SparsePlan | None:
     """The plan of `budget_at`."""
-    found = budget_at(make_call, pattern, density)
-    return found and found[1]
+    choice = budget_at(make_call, pattern, density)
+    return choice and choice[1]
 
 
 def budget_at(make_call: Callable[[], AttentionCall], pattern: str, density: float) -> tuple[Budget, SparsePlan] | None:
     """The budget of the densest plan of `pattern` that does not exceed `density`, and that plan, or None where even
     the densest has less than LEAST of it. The dial is max_density for a static pattern and top_p for the others.
     Every trial is a run's first call."""
-    row = PATTERNS[pattern]
+    entry = PATTERNS[pattern]
 
     def at(dial: float) -> tuple[tuple[Budget, SparsePlan], float]:
-        budget = Budget(top_p=1.0, floor=0.0, max_density=dial) if row.static else Budget(top_p=dial, floor=0.0)
-        plan = row.plan(make_call(), budget)
+        budget = Budget(top_p=1.0, floor=0.0, max_density=dial) if entry.static else Budget(top_p=dial, floor=0.0)
+        plan = entry.plan(make_call(), budget.spending())
         return (budget, plan), plan.density().item()
 
-    return bisect(at, 0.01 if row.static else 0.05, 1.0, density)
+    return bisect(at, 0.01 if entry.static else 0.05, 1.0, density)
 
 
 def bisect(at: Callable[[float], tuple[Any, float]], low: float, high: float, density: float) -> Any | None:
@@ -46,9 +46,9 @@ def bisect(at: Callable[[float], tuple[Any, float]], low: float, high: float, de
         return None
     for _ in range(STEPS):
         middle = (low + high) / 2
-        trial, found = at(middle)
-        if found <= density:
-            low, best, reached = middle, trial, found
+        trial, actual = at(middle)
+        if actual <= density:
+            low, best, reached = middle, trial, actual
         else:
             high = middle
     return best if reached >= LEAST * density else None

@@ -30,9 +30,9 @@ DIM = 128
 
 
 class Timing(NamedTuple):
-    """What ran, at which size, density and bits; its work, and the milliseconds it took."""
+    """The name of what ran, at which size, density and bits; its work, and the milliseconds it took."""
 
-    what: str
+    name: str
     size: Size
     density: float
     bits: int
@@ -42,7 +42,7 @@ class Timing(NamedTuple):
     def row(self, costs: Terms) -> dict[str, Any]:
         """Measured beside what `costs` predict."""
         return {
-            "what": self.what,
+            "what": self.name,
             "tokens": self.size.tokens,
             "heads": self.size.heads,
             "density": self.density,
@@ -69,10 +69,10 @@ def _at(grid: Grid, heads: int, device: str, dtype: torch.dtype, backend: str, r
     q, k, v = (torch.randn(shape, generator=generator, device=device, dtype=dtype) for _ in range(3))
     chip = registry.architecture(q.device) if backend == "triton" else REFERENCE_CHIP
     formats = {16: None, 8: registry.nearest(FORMATS, chip)[0]}
-    out = []
+    timings = []
 
-    def add(what: str, density: float, bits: int, work: Terms, run: Callable[[], Any]) -> None:
-        out.append(Timing(what, size, density, bits, work, timed(run, repeats, q.device).ms))
+    def add(name: str, density: float, bits: int, work: Terms, run: Callable[[], Any]) -> None:
+        timings.append(Timing(name, size, density, bits, work, timed(run, repeats, q.device).ms))
 
     def add_sparse(pattern: str, plan) -> None:
         density = plan.density().item()
@@ -88,17 +88,17 @@ def _at(grid: Grid, heads: int, device: str, dtype: torch.dtype, backend: str, r
         call = AttentionCall(
             q, k, v, layout, DIM**-0.5, backend, LayerMemory(TensorCache(), (), "bench"), StaticPlans()
         )
-        add_sparse("window", PATTERNS["window"].plan(call, Budget(top_p=1.0, max_density=density)))
+        add_sparse("window", PATTERNS["window"].plan(call, Budget(top_p=1.0, max_density=density).spending()))
 
-    budget = Budget(max_density=DENSITIES[0])
+    spending = Budget(max_density=DENSITIES[0]).spending()
     planning: Planning = PATTERNS["svg2"].planning
     for branches, rounds in (((), FIRST_ITERATIONS), (("bench",), WARM_ITERATIONS)):
         memory = LayerMemory(TensorCache(), branches, "bench")
         call = AttentionCall(q, k, v, layout, DIM**-0.5, backend, memory, StaticPlans())
         work = plan_work(size, planning, rounds)
-        add(f"svg2 plan, {rounds} rounds", 0.0, 16, work, lambda call=call: PATTERNS["svg2"].plan(call, budget))
-    add_sparse("svg2", PATTERNS["svg2"].plan(call, budget))
-    return out
+        add(f"svg2 plan, {rounds} rounds", 0.0, 16, work, lambda call=call: PATTERNS["svg2"].plan(call, spending))
+    add_sparse("svg2", PATTERNS["svg2"].plan(call, spending))
+    return timings
 
 
 def fit(timings: Sequence[Timing]) -> Terms:

@@ -55,21 +55,22 @@ def stacked_inputs(paths: Sequence[Path], heads: int) -> list[Inputs]:
 
     Raises ValueError when a file is something else, or when a layout has fewer heads.
     """
-    found: dict[tuple[TokenLayout, int], list[tuple[Capture, str]]] = {}
+    groups: dict[tuple[TokenLayout, int], list[tuple[Capture, str]]] = {}
     for path in paths:
         captures, provenance = read(path)
         for capture in captures:
-            found.setdefault((capture.layout, capture.q.shape[-1]), []).append((capture, _model(provenance)))
-    return [_stacked(layout, calls, heads) for (layout, _), calls in found.items()]
+            groups.setdefault((capture.layout, capture.q.shape[-1]), []).append((capture, _model(provenance)))
+    return [_stacked(layout, calls, heads) for (layout, _), calls in groups.items()]
 
 
 def _stacked(layout: TokenLayout, calls: list[tuple[Capture, str]], heads: int) -> Inputs:
-    there = sum(capture.q.shape[1] for capture, _ in calls)
-    if there < heads:
+    available = sum(capture.q.shape[1] for capture, _ in calls)
+    if available < heads:
         grid = "x".join(map(str, layout.grid))
-        raise ValueError(f"expected captures that have {heads} heads of {grid} tokens together, found {there}")
+        raise ValueError(f"expected captures that have {heads} heads of {grid} tokens together, found {available}")
     q, k, v = (
-        torch.cat(parts, 1)[:, :heads].contiguous() for parts in zip(*(one[:3] for one, _ in calls), strict=True)
+        torch.cat(parts, 1)[:, :heads].contiguous()
+        for parts in zip(*(capture[:3] for capture, _ in calls), strict=True)
     )
     models = ", ".join(dict.fromkeys(model for _, model in calls))
     return Inputs(q, k, v, layout, sha256(q, k, v), f"{heads} heads of {models}")

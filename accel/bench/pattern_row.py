@@ -31,7 +31,7 @@ class Planner:
 
     def __init__(self, case: Case, pattern: str, budget: Budget) -> None:
         self._plan = PATTERNS[pattern].plan
-        self._budget = budget
+        self._spending = budget.spending()
         self._cache, self._static = TensorCache(), StaticPlans()
         memory = LayerMemory(self._cache, ("bench",), pattern)
         self.call = AttentionCall(case.q, case.k, case.v, case.layout, case.scale, case.backend, memory, self._static)
@@ -44,7 +44,7 @@ class Planner:
 
     def again(self) -> SparsePlan:
         """A later call, which starts where the last one ended."""
-        return self._plan(self.call, self._budget)
+        return self._plan(self.call, self._spending)
 
 
 @dataclass(frozen=True)
@@ -52,14 +52,14 @@ class Planned:
     """The plan that is executed, and what planning takes, in milliseconds (two medians each of a run's first call
     and of the later ones). setup_ms: the very first call of everything, compiling included.
 
-    asked: what the row was to keep, in words; asked_density: the same as a density, None where top_p decides.
+    target: what the row was to keep, in words; target_density: the same as a density, None where top_p decides.
     """
 
     case: Case
     pattern: str
     budget: Budget
-    asked: str
-    asked_density: float | None
+    target: str
+    target_density: float | None
     planner: Planner
     plan: SparsePlan
     setup_ms: float
@@ -67,13 +67,13 @@ class Planned:
     plan_ms: tuple[float, float]
 
 
-def plan_timed(case: Case, pattern: str, budget: Budget, asked: str, asked_density: float | None) -> Planned:
+def plan_timed(case: Case, pattern: str, budget: Budget, target: str, target_density: float | None) -> Planned:
     """Plans `pattern` with `budget`, as a run does at first and later."""
     planner = Planner(case, pattern, budget)
     _, setup_ms = once(planner.first, case.device)
     _, *first = timed(planner.first, case.repeats, case.device)
     plan, *later = timed(planner.again, case.repeats, case.device)
-    return Planned(case, pattern, budget, asked, asked_density, planner, plan, setup_ms, tuple(first), tuple(later))
+    return Planned(case, pattern, budget, target, target_density, planner, plan, setup_ms, tuple(first), tuple(later))
 
 
 def measure(planned: Planned, formats: Formats | None) -> dict[str, Any]:
@@ -91,8 +91,8 @@ def measure(planned: Planned, formats: Formats | None) -> dict[str, Any]:
         **case.about(),
         "pattern": planned.pattern,
         "formats": format_name(case, formats),
-        "asked": planned.asked,
-        "asked_density": planned.asked_density,
+        "asked": planned.target,
+        "asked_density": planned.target_density,
         "top_p": budget.top_p,
         "floor": budget.floor,
         "max_density": budget.max_density,

@@ -15,7 +15,7 @@ from .pattern_row import Planned, Planner, format_name, measure, plan_timed
 Row = dict[str, Any]
 
 
-class Ask(NamedTuple):
+class Target(NamedTuple):
     """What a row is to keep: a density, or else what a budget says."""
 
     density: float | None
@@ -34,8 +34,8 @@ class Peers(NamedTuple):
     under the name `<name> as <pattern>`."""
 
     dense: Mapping[str, Callable[[Case], Row]]
-    sparse: Mapping[str, Callable[[Case, Ask], Row]]
-    planned: Mapping[str, Callable[[Planned, Ask, str], Row]]
+    sparse: Mapping[str, Callable[[Case, Target], Row]]
+    planned: Mapping[str, Callable[[Planned, Target, str], Row]]
 
 
 NO_PEERS = Peers({}, {}, {})
@@ -44,7 +44,7 @@ NO_PEERS = Peers({}, {}, {})
 def rows_of(
     case: Case,
     patterns: Sequence[str],
-    asks: Sequence[Ask],
+    targets: Sequence[Target],
     formats: Sequence[Formats | None],
     *,
     peers: Peers = NO_PEERS,
@@ -54,49 +54,49 @@ def rows_of(
     for name, measure_dense in peers.dense.items():
         if not done(pattern=name):
             yield measure_dense(case)
-    for ask in asks:
+    for target in targets:
         for name, measure_sparse in peers.sparse.items():
-            if not done(pattern=name, asked=ask.words):
-                yield measure_sparse(case, ask)
+            if not done(pattern=name, asked=target.words):
+                yield measure_sparse(case, target)
         for pattern in patterns:
-            yield from _rows_of_pattern(case, pattern, ask, formats, peers, partial(done, asked=ask.words))
+            yield from _rows_of_pattern(case, pattern, target, formats, peers, partial(done, asked=target.words))
 
 
 def _rows_of_pattern(
-    case: Case, pattern: str, ask: Ask, formats: Sequence[Formats | None], peers: Peers, done: Callable[..., bool]
+    case: Case, pattern: str, target: Target, formats: Sequence[Formats | None], peers: Peers, done: Callable[..., bool]
 ) -> Iterator[Row]:
-    missing = [one for one in formats if not done(pattern=pattern, formats=format_name(case, one))]
+    missing = [choice for choice in formats if not done(pattern=pattern, formats=format_name(case, choice))]
     names = {f"{name} as {pattern}": measure_planned for name, measure_planned in peers.planned.items()}
     peers_missing = {name: measure_planned for name, measure_planned in names.items() if not done(pattern=name)}
     if done(pattern=pattern, formats=None) or not (missing or peers_missing):
         return
-    row = {**case.about(), "pattern": pattern, "formats": None, "asked": ask.words, "asked_density": ask.density}
+    row = {**case.about(), "pattern": pattern, "formats": None, "asked": target.words, "asked_density": target.density}
     try:
-        planned = _plan(case, pattern, ask)
+        planned = _plan(case, pattern, target)
     except Exception as error:
         yield row | _failure(error)
         return
     if planned is None:
         yield row | {"valid": False, "remark": "skipped: the pattern cannot give that density here"}
         return
-    for one in missing:
+    for choice in missing:
         try:
-            yield measure(planned, one)
+            yield measure(planned, choice)
         # One kernel that cannot be compiled or run must not cost the rows after it; the table shows it.
         except Exception as error:
-            yield row | {"formats": format_name(case, one)} | _failure(error)
+            yield row | {"formats": format_name(case, choice)} | _failure(error)
     for name, measure_planned in peers_missing.items():
-        yield measure_planned(planned, ask, name)
+        yield measure_planned(planned, target, name)
 
 
-def _plan(case: Case, pattern: str, ask: Ask) -> Planned | None:
-    budget = ask.budget
-    if ask.density is not None:
-        choice = budget_at(lambda: Planner(case, pattern, budget).call, pattern, ask.density)
+def _plan(case: Case, pattern: str, target: Target) -> Planned | None:
+    budget = target.budget
+    if target.density is not None:
+        choice = budget_at(lambda: Planner(case, pattern, budget).call, pattern, target.density)
         if choice is None:
             return None
         budget, _ = choice
-    return plan_timed(case, pattern, budget, ask.words, ask.density)
+    return plan_timed(case, pattern, budget, target.words, target.density)
 
 
 def _failure(error: Exception) -> Row:

@@ -30,14 +30,14 @@ def run(options: argparse.Namespace, make_peers: Callable[[], Peers] | None = No
     session = start(options, KIND)
     from ..attention.budget import Budget
     from ..bench.pattern_row import formats_of
-    from ..bench.sweep import NO_PEERS, Ask, rows_of
+    from ..bench.sweep import NO_PEERS, Target, rows_of
 
     peers = make_peers() if make_peers else NO_PEERS
 
     if options.density:
-        asks = [Ask(density, Budget()) for density in options.density]
+        targets = [Target(density, Budget()) for density in options.density]
     else:
-        asks = [Ask(None, Budget(top_p=options.top_p, max_density=options.max_density))]
+        targets = [Target(None, Budget(top_p=options.top_p, max_density=options.max_density))]
     for case in session.cases:
         formats = []
         if "16-bit" in options.precision:
@@ -45,7 +45,7 @@ def run(options: argparse.Namespace, make_peers: Callable[[], Peers] | None = No
         if "8-bit" in options.precision:
             formats += formats_of(case.device)
         done = session.rows.of(case.about())
-        for row in rows_of(case, session.patterns, asks, formats, peers=peers, done=done):
+        for row in rows_of(case, session.patterns, targets, formats, peers=peers, done=done):
             session.rows.add(row)
             print(_progress(row), flush=True)
     rows = session.rows.rows
@@ -92,12 +92,12 @@ def show(rows: list[dict[str, Any]]) -> str:
         if "error" in row:
             measured.append({**row, **_speed_up(row, fastest.get(row["inputs_sha256"], math.inf))})
     parts = [columns_of(COLUMNS, measured)] if measured else []
-    others: dict[tuple[str, ...], list[str]] = {}
+    failures: dict[tuple[str, ...], list[str]] = {}
     for row in rows:
         if "error" not in row:
-            others.setdefault((row["pattern"], row["asked"], row["remark"]), []).append(row["inputs"])
-    if others:
-        cells = [(name, asked, str(len(inputs)), remark) for (name, asked, remark), inputs in others.items()]
+            failures.setdefault((row["pattern"], row["asked"], row["remark"]), []).append(row["inputs"])
+    if failures:
+        cells = [(name, target, str(len(inputs)), remark) for (name, target, remark), inputs in failures.items()]
         parts.append(table(("not measured", "asked", "inputs", "why"), cells))
     return "\n\n".join(parts)
 

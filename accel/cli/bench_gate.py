@@ -52,12 +52,12 @@ def run(options: argparse.Namespace) -> int:
     path = options.json or default_path(here.name)
     if options.json:
         need_writable_file("--json", path)
-    now = software()
-    print(f"{here.name} ({here.architecture}); " + "; ".join(f"{name} {version}" for name, version in now.items()))
+    versions = software()
+    print(f"{here.name} ({here.architecture}); " + "; ".join(f"{name} {version}" for name, version in versions.items()))
 
     timings = measure("cuda", dtype, "triton", options.repeats)
     costs = fit(timings)
-    write_fit(Fit(here.name, now, costs, path), [timing.row(costs) for timing in timings])
+    write_fit(Fit(here.name, versions, costs, path), [timing.row(costs) for timing in timings])
     parts = show(timings, costs), show_costs(costs, here.architecture), show_break_even(costs), f"Wrote {path}"
     print("", *parts, sep="\n\n")
     return 0

@@ -53,9 +53,9 @@ def need_inputs(options: argparse.Namespace) -> tuple[Iterable[Inputs], int]:
     if options.stack_heads and not options.capture:
         raise Problem("--stack-heads: expected with --capture")
     if options.capture:
-        found = _captured(options.capture, options.stack_heads)
+        captured = _captured(options.capture, options.stack_heads)
         print(CAPTURE_NOTE)
-        return found, found[0].q.shape[-1]
+        return captured, captured[0].q.shape[-1]
     if options.drawn:
         print(PROJECTIONS_NOTE.format(clip="a drawn clip"))
         return _drawn(options), options.head_dim
@@ -74,13 +74,16 @@ def _captured(paths: list[Path], heads: int | None) -> list[Inputs]:
     from ..bench.inputs import captured_inputs, stacked_inputs
 
     try:
-        found = stacked_inputs(paths, heads) if heads else [one for path in paths for one in captured_inputs(path)]
+        if heads:
+            captured = stacked_inputs(paths, heads)
+        else:
+            captured = [inputs for path in paths for inputs in captured_inputs(path)]
     except (ValueError, OSError) as error:
         raise Problem(f"--{'stack-heads' if heads else 'capture'}: {error}") from error
-    head_dims = sorted({inputs.q.shape[-1] for inputs in found})
+    head_dims = sorted({inputs.q.shape[-1] for inputs in captured})
     if len(head_dims) > 1:
         raise Problem(f"--capture: expected files of one head dimension, found {head_dims}")
-    return found
+    return captured
 
 
 def _drawn(options: argparse.Namespace) -> Iterable[Inputs]:

@@ -29,7 +29,7 @@ def run(options: argparse.Namespace) -> int:
         raise Problem(f"TARGET: expected another file than the source, found {target}")
 
     from ..quant.formats.comfy_quant import OURS
-    from ..quant.formats.comfy_quant_writer import format_of, tensors_of
+    from ..quant.formats.comfy_quant_writer import bias_of, format_of, tensors_of
     from ..quant.formats.reading import read_quantised
     from ..quant.weight4 import Weight4
 
@@ -40,15 +40,15 @@ def run(options: argparse.Namespace) -> int:
     layers = {key.removesuffix(".weight"): value for key, value in model.items() if isinstance(value, Weight4)}
     if not layers:
         raise Problem(f"{source}: expected 4-bit layers, found none: there is nothing to convert")
-    kinds = {layer: format_of(weight, model.get(f"{layer}.bias")) for layer, weight in layers.items()}
-    tensors, about = tensors_of(model)
+    kinds = {layer: format_of(weight, bias_of(model, layer)) for layer, weight in layers.items()}
+    tensors, header = tensors_of(model)
     kept = {key: value for key, value in metadata.items() if key not in PACKING}
     before = sum(file.stat().st_size for file in _files(source))
-    _write(target, tensors, {**kept, **about, "pack": PACK_VERSION, "converted_from": source.name})
+    _write(target, tensors, {**kept, **header, "pack": PACK_VERSION, "converted_from": source.name})
 
     print(f"{target}: {len(layers)} 4-bit layers")
     for kind in sorted(set(kinds.values())):
-        print(f"  {sum(found == kind for found in kinds.values())} {kind}")
+        print(f"  {list(kinds.values()).count(kind)} {kind}")
     print(f"size: {_size(before)} before, {_size(target.stat().st_size)} after")
     own = [layer for layer, kind in kinds.items() if kind == OURS]
     if own:

@@ -41,8 +41,8 @@ def comfyui_version(comfyui: Path) -> str:
 
 
 def _triton() -> str:
-    found = versions.triton()
-    return "not installed" if found is None else "{} ({})".format(*found)
+    installed = versions.triton()
+    return "not installed" if installed is None else "{} ({})".format(*installed)
 
 
 def _torch_facts() -> list[tuple[str, str]]:

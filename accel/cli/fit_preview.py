@@ -1,4 +1,5 @@
-"""`dit-accel fit-preview`: what ComfyUI needs to preview latents of a DC-AE, from pictures of one's own."""
+"""`dit-accel fit-preview`: what ComfyUI needs to preview latents of a DC-AE, from pictures of one's own. No model of
+the pack reads the file yet."""
 
 from __future__ import annotations
 
@@ -51,7 +52,7 @@ def run(options: argparse.Namespace) -> int:
             latents.append(latent)
             colours.append(shrink(picture, *latent.shape[1:]))
     try:
-        found = fit(latents, colours)
+        preview = fit(latents, colours)
     except ValueError as error:
         raise Problem(f"--{error}") from error
     content = {
@@ -59,14 +60,14 @@ def run(options: argparse.Namespace) -> int:
         "version": VERSION,
         "pack": PACK_VERSION,
         "autoencoder": config.name,
-        "factors": found.factors.tolist(),
-        "bias": found.bias.tolist(),
+        "factors": preview.factors.tolist(),
+        "bias": preview.bias.tolist(),
         "pictures": len(latents),
-        "r2": found.r2,
+        "r2": preview.r2,
     }
     with replacing(options.output) as partial:
         partial.write_text(json.dumps(content, indent=1) + "\n", "utf-8")
-    print(f"{options.output}: {config.name}, {len(latents)} pictures, {found.r2:.0%} of their variance")
+    print(f"{options.output}: {config.name}, {len(latents)} pictures, {preview.r2:.0%} of their variance")
     return 0
 
 

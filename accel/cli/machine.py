@@ -30,7 +30,7 @@ def machine(no_kernel_because: str) -> dict[str, str | None]:
 def _driver() -> str | None:
     command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
     try:
-        said = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True).stdout
+        output = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True).stdout
     except (OSError, subprocess.SubprocessError):
         return None
-    return said.splitlines()[0].strip()
+    return output.splitlines()[0].strip()

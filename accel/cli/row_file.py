@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from ..files import replacing
+from ..files import parse_json, replacing
 from . import Problem
 
 VERSION = 2
@@ -53,13 +53,13 @@ def read(path: Path, option: str, *kinds: str) -> dict[str, Any]:
     """A file that `Rows` wrote. Raises Problem naming `option` and the file where it is none of `kinds`."""
     expected = f"{option}: {path}: expected rows of {' or '.join(kinds)}, version {VERSION}"
     try:
-        report = json.loads(path.read_text("utf-8"))
-        found = f"{report['format']}, version {report['version']}"
+        report = parse_json(path.read_text("utf-8"))
+        actual = f"{report['format']}, version {report['version']}"
         known = report["format"] in kinds and report["version"] == VERSION and isinstance(report["rows"], list)
     except OSError as error:
         raise Problem(f"{expected}, found no readable file ({error.strerror})") from error
     except (ValueError, KeyError, TypeError) as error:
         raise Problem(f"{expected}, found something else ({error!r})") from error
     if not known:
-        raise Problem(f"{expected}, found {found}")
+        raise Problem(f"{expected}, found {actual}")
     return report

@@ -17,5 +17,7 @@ def version(distribution: str) -> str | None:
 
 def triton() -> tuple[str, str] | None:
     """Version and distribution of Triton, which goes by several names; None where there is none."""
-    found = ((version(name), name) for name in TRITONS)
-    return next((one for one in found if one[0]), None)
+    for distribution in TRITONS:
+        if installed := version(distribution):
+            return installed, distribution
+    return None

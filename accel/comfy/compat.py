@@ -57,7 +57,7 @@ def layers_with_own_backend(network) -> int:
 
 def is_compiled(model, options: Mapping[str, Any]) -> bool:
     """torch.compile runs this BaseModel's network or parts of it: they stand in the model already, or ComfyUI's own
-    wrapper puts them there for each evaluation."""
+    wrapper puts them there for each forward."""
     if options.get("wrappers", {}).get("apply_model", {}).get("torch.compile"):
         return True
     return any("_orig_mod" in module._modules for module in model.diffusion_model.modules())

@@ -43,20 +43,20 @@ def _pickled(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     with path.open("rb") as file:
         archive = file.read(2) == b"PK"
     try:
-        found = torch.load(path, map_location="cpu", weights_only=True, mmap=archive)
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=archive)
     except OSError:
         raise
     except Exception as error:  # Bytes that are no pickle fail in any way.
         raise ValueError(f"expected a pickle of tensors only, found another file ({_first_line(error)})") from error
     for name in _INNER:
-        if isinstance(found, dict) and isinstance(found.get(name), dict):
-            found = found[name]
-    if not isinstance(found, dict):
-        raise ValueError(f"expected tensors by name, found a {type(found).__name__}")
-    for name, value in found.items():
+        if isinstance(content, dict) and isinstance(content.get(name), dict):
+            content = content[name]
+    if not isinstance(content, dict):
+        raise ValueError(f"expected tensors by name, found a {type(content).__name__}")
+    for name, value in content.items():
         if not isinstance(name, str) or not isinstance(value, Tensor):
             raise ValueError(f"{name}: expected a tensor, found a {type(value).__name__}")
-    return found, {}
+    return content, {}
 
 
 def _first_line(error: Exception) -> str:

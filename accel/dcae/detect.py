@@ -50,19 +50,19 @@ def detect_format(shapes: Mapping[str, Sequence[int]], hints: Hints) -> tuple[Co
     config = structure(inside, form)
     published = [known for known in CONFIGS.values() if _same(known, config)]
     if hints.variant != AUTO:
-        return _asked(hints, config, published), form, prefix
-    told = hints.applied(config)
-    return _choose([known for known in published if _same(known, told)], told, hints), form, prefix
+        return _variant(hints, config, published), form, prefix
+    hinted = hints.applied(config)
+    return _choose([known for known in published if _same(known, hinted)], hinted, hints), form, prefix
 
 
 def _format(shapes: Mapping[str, Sequence[int]]) -> tuple[Format, str]:
     """The format and prefix of most of the tensors."""
     votes: Counter[tuple[str, str]] = Counter()
     for name in shapes:
-        found = _PREFIX.match(name)
-        if found:
-            bare = name[len(found[1]) :]
-            votes.update((form.name, found[1]) for form in FORMATS if place(bare, form))
+        match = _PREFIX.match(name)
+        if match:
+            bare = name[len(match[1]) :]
+            votes.update((form.name, match[1]) for form in FORMATS if place(bare, form))
     if not votes:
         raise ValueError(f"expected the tensors of a DC-AE image autoencoder, found {_described(shapes)}")
     (chosen, prefix), _ = votes.most_common(1)[0]
@@ -72,8 +72,8 @@ def _format(shapes: Mapping[str, Sequence[int]]) -> tuple[Format, str]:
 def _described(shapes: Mapping[str, Sequence[int]]) -> str:
     for kind, name, shape in _OTHERS:
         for prefix in ("", "vae.", "first_stage_model."):
-            found = shapes.get(prefix + name)
-            if found is not None and shape in (None, tuple(found[1:])):
+            actual = shapes.get(prefix + name)
+            if actual is not None and shape in (None, tuple(actual[1:])):
                 return f"those of {kind}"
     return f"{len(shapes)} others, such as {next(iter(shapes))}" if shapes else "none"
 
@@ -90,9 +90,9 @@ def _need_images(shapes: Mapping[str, Shape], form: Format) -> None:
             raise ValueError(f"expected a DC-AE of images with 3 channels, found one with {shape[channels]}")
 
 
-def _same(known: Config, found: Config) -> bool:
+def _same(a: Config, b: Config) -> bool:
     """Whether they agree in all that tensors can tell."""
-    return _comparable(known) == _comparable(found)
+    return _comparable(a) == _comparable(b)
 
 
 def _comparable(config: Config) -> Config:
@@ -102,37 +102,39 @@ def _comparable(config: Config) -> Config:
     return replace(config, name="", scale=None, encoder=encoder, decoder=decoder)
 
 
-def _asked(hints: Hints, found: Config, published: Sequence[Config]) -> Config:
+def _variant(hints: Hints, config: Config, published: Sequence[Config]) -> Config:
+    """The variant that the user chose, for tensors of `config`."""
     if hints.variant not in CONFIGS:
         raise ValueError(f"variant: expected auto or one of {', '.join(CONFIGS)}, found {hints.variant}")
     chosen = CONFIGS[hints.variant]
     if chosen not in published:
-        shapes = " or ".join(config.name for config in published) or f"an unpublished autoencoder ({found.name})"
+        shapes = " or ".join(known.name for known in published) or f"an unpublished autoencoder ({config.name})"
         raise ValueError(
             f"variant: expected the tensors of {chosen.name}, which was asked for, found those of {shapes}"
         )
-    return chosen if chosen.scale is not None else replace(chosen, scale=hints.applied(found).scale)
+    return chosen if chosen.scale is not None else replace(chosen, scale=hints.applied(config).scale)
 
 
-def _choose(published: list[Config], told: Config, hints: Hints) -> Config:
-    """The one that the hints tell; of those that share a scale too, the first if they say nothing."""
-    if told.scale is not None:
-        published = [config for config in published if config.scale is None or _close(config.scale, told.scale)]
+def _choose(published: list[Config], hinted: Config, hints: Hints) -> Config:
+    """The one that the hints tell; of those that share a scale too, the first if they say nothing. hinted: what the
+    tensors are, with what the hints say of it."""
+    if hinted.scale is not None:
+        published = [config for config in published if config.scale is None or _close(config.scale, hinted.scale)]
     if not published:
-        return told
+        return hinted
     if len(published) == 1:
-        return published[0] if published[0].scale is not None else replace(published[0], scale=told.scale)
-    said = hints.said(published)
-    chosen = [config for config in published if all(config.name in names for names in said.values())]
-    if said and len(chosen) == 1:
+        return published[0] if published[0].scale is not None else replace(published[0], scale=hinted.scale)
+    candidates = hints.candidates(published)
+    chosen = [config for config in published if all(config.name in names for names in candidates.values())]
+    if candidates and len(chosen) == 1:
         return chosen[0]
     if len({config.scale for config in published}) == 1:
         return published[0]
     names = " or ".join(config.name for config in published)
-    found = "; ".join(f"{where}: {', '.join(sorted(names))}" for where, names in said.items())
+    texts = "; ".join(f"{where}: {', '.join(sorted(names))}" for where, names in candidates.items())
     raise ValueError(
         f"variant: expected a hint whether this is {names}, which differ in scale but not in their tensors, "
-        f"found {found or 'none in its name, metadata or config.json'}: choose the variant"
+        f"found {texts or 'none in its name, metadata or config.json'}: choose the variant"
     )
 
 

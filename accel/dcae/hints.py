@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from ..files import parse_json
 from .config import RELU, RES, SILU, Config, Stage
 
 AUTO = "auto"
@@ -37,7 +37,7 @@ class Hints:
     texts: tuple[tuple[str, str], ...] = ()
     settings: Mapping[str, Any] = field(default_factory=dict)
 
-    def said(self, configs: Iterable[Config]) -> dict[str, frozenset[str]]:
+    def candidates(self, configs: Iterable[Config]) -> dict[str, frozenset[str]]:
         """By place, which of the configurations its text speaks for; a text for none, or for all, is left out.
 
         The name of a folder counts where that of the file says nothing.
@@ -45,18 +45,18 @@ class Hints:
         configs = tuple(configs)
         result = {}
         for where, text in self.texts:
-            found = frozenset(config.name for config in configs if _speaks(text.lower(), config))
-            if found and len(found) < len(configs) and not (where == "folder" and "file name" in result):
-                result[where] = found
+            names = frozenset(config.name for config in configs if _speaks(text.lower(), config))
+            if names and len(names) < len(configs) and not (where == "folder" and "file name" in result):
+                result[where] = names
         return result
 
     def fit(self, config: Config) -> bool:
         """Whether the settings are those of an autoencoder of this size: a config.json may belong to another file of
         its folder."""
-        wanted = {"latent_channels": config.latent_channels}
+        expected = {"latent_channels": config.latent_channels}
         for side, stages in (("encoder", config.encoder), ("decoder", config.decoder)):
-            wanted[f"{side}_layers_per_block"] = [stage.depth for stage in stages]
-        return all(_plain(self.settings.get(name)) == value for name, value in wanted.items())
+            expected[f"{side}_layers_per_block"] = [stage.depth for stage in stages]
+        return all(_plain(self.settings.get(name)) == value for name, value in expected.items())
 
     def applied(self, config: Config) -> Config:
         """The configuration with what the settings say and no tensor tells; the same where they do not fit it. Raises
@@ -65,7 +65,7 @@ class Hints:
             return config
         acts = self._setting("decoder_act_fns", "silu", (str, list, tuple))
         acts = [acts] * len(config.decoder) if isinstance(acts, str) else acts
-        if len(acts) != len(config.decoder) or not {*acts} <= {RELU, SILU}:
+        if len(acts) != len(config.decoder) or any(act not in (RELU, SILU) for act in acts):
             raise ValueError(f"config.json: decoder_act_fns: expected relu or silu for each stage, found {acts}")
         final = self._setting("decoder_conv_act_fn", RELU, (str,))
         if final not in (RELU, SILU):
@@ -95,12 +95,12 @@ def gather(path: Path, metadata: Mapping[str, str], variant: str = AUTO) -> Hint
     beside = path.with_name("config.json")
     config = beside.read_text("utf-8", errors="replace") if beside.is_file() else ""
     for where, text in (("config.json", config), ("metadata", metadata.get("config", ""))):
-        found = _json(text)
-        if found.get("_class_name") == "AutoencoderDC":
-            settings = settings or found
+        content = _json(text)
+        if content.get("_class_name") == "AutoencoderDC":
+            settings = settings or content
         for key in ("model_name", "_name_or_path"):
-            if isinstance(found.get(key), str):
-                texts.append((where, found[key]))
+            if isinstance(content.get(key), str):
+                texts.append((where, content[key]))
     texts += [("metadata", metadata[name]) for name in _METADATA_NAMES if name in metadata]
     texts += [("file name", path.name), ("folder", path.absolute().parent.name)]
     return Hints(variant, tuple(texts), settings)
@@ -113,7 +113,7 @@ def _acting(stage: Stage, act: str) -> Stage:
 def _speaks(text: str, config: Config) -> bool:
     if _UNKNOWN_SCALE in text:
         return False
-    sizes = {tuple(map(int, found)) for found in _SIZE.findall(text)}
+    sizes = {tuple(map(int, numbers)) for numbers in _SIZE.findall(text)}
     if sizes:
         if sizes != {(config.factor, config.latent_channels)}:
             return False
@@ -129,7 +129,7 @@ def _plain(value: Any) -> Any:
 def _json(text: str) -> dict[str, Any]:
     """A JSON object; empty where the text is none, for these files are other people's."""
     try:
-        found = json.loads(text)
-    except json.JSONDecodeError:
+        content = parse_json(text)
+    except ValueError:
         return {}
-    return found if isinstance(found, dict) else {}
+    return content if isinstance(content, dict) else {}

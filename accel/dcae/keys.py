@@ -138,10 +138,10 @@ def from_ours(tensors: Mapping[str, Tensor], config: Config, form: Format) -> di
 def place(name: str, form: Format) -> Place | None:
     """What a tensor inside the stages is; None for one at the ends, or of another format."""
     for side, stages in form.stages.items():
-        found = re.fullmatch(rf"{side}\.{stages}\.(\d+){re.escape(form.between)}(\d+)\.(.+)\.(\w+)", name)
-        if found is None:
+        match = re.fullmatch(rf"{side}\.{stages}\.(\d+){re.escape(form.between)}(\d+)\.(.+)\.(\w+)", name)
+        if match is None:
             continue
-        stage, index, theirs, tensor = int(found[1]), int(found[2]), found[3], found[4]
+        stage, index, theirs, tensor = int(match[1]), int(match[2]), match[3], match[4]
         if theirs in (form.resampling, form.strided):
             return Place(side, stage, index, "resampling", tensor)
         part = _part(theirs, form)
@@ -152,9 +152,9 @@ def place(name: str, form: Format) -> Place | None:
 def _part(theirs: str, form: Format) -> str | None:
     for ours, names in form.parts.items():
         for name in names:
-            found = re.fullmatch(re.escape(name).replace(r"\#", r"(\d+)"), theirs)
-            if found:
-                return ours.replace("#", found[1]) if found.groups() else ours
+            match = re.fullmatch(re.escape(name).replace(r"\#", r"(\d+)"), theirs)
+            if match:
+                return ours.replace("#", match[1]) if match.groups() else ours
     return None
 
 

@@ -54,7 +54,12 @@ class LinearAttention(nn.Module):
     def _twice(self, strips: Strips) -> Iterator[Tensor]:
         kept: deque[Tensor] = deque()
         sums = heads = None
-        for heads in self._heads(strips.map(lambda x: kept.append(x) or x)).tensors:
+
+        def keep(x: Tensor) -> Tensor:
+            kept.append(x)
+            return x
+
+        for heads in self._heads(strips.map(keep)).tensors:
             new = [kv_sums(qkv, head_dim=self.head_dim, backend=self._backend(qkv)) for qkv in heads]
             sums = new if sums is None else [old.add_(more) for old, more in zip(sums, new, strict=True)]
             if not strips.whole:

@@ -23,9 +23,9 @@ def structure(shapes: Mapping[str, Shape], form: Format) -> Config:
     """
     sides: dict[str, dict[int, Layers]] = {side: defaultdict(lambda: defaultdict(dict)) for side in form.stages}
     for name, shape in shapes.items():
-        found = place(name, form)
-        if found:
-            sides[found.side][found.stage][found.index][f"{found.part}.{found.tensor}"] = shape
+        where = place(name, form)
+        if where:
+            sides[where.side][where.stage][where.index][f"{where.part}.{where.tensor}"] = shape
     encoder, decoder = (_stages(side, sides[side]) for side in ("encoder", "decoder"))
     if len(encoder) != len(decoder):
         raise ValueError(
@@ -57,12 +57,12 @@ def _tensors(sides: Mapping[str, Mapping[int, Layers]]) -> Iterable[tuple[str, S
 def _shape(shapes: Mapping[str, Shape], form: Format, end: str) -> Shape:
     """Of the weight of a convolution at an end."""
     names = [f"{name}.weight" for name in form.ends[end]]
-    found = next((shapes[name] for name in names if name in shapes), None)
-    if found is None:
+    shape = next((shapes[name] for name in names if name in shapes), None)
+    if shape is None:
         raise ValueError(f"expected a tensor {' or '.join(names)}, found none")
-    if len(found) != 4:
-        raise ValueError(f"{names[0]}: expected 4 dimensions, found {list(found)}")
-    return found
+    if len(shape) != 4:
+        raise ValueError(f"{names[0]}: expected 4 dimensions, found {list(shape)}")
+    return shape
 
 
 def _stages(side: str, stages: Mapping[int, Layers]) -> tuple[Stage, ...]:
@@ -107,18 +107,18 @@ def _resamples(layer: Mapping[str, Shape]) -> bool:
 
 
 def _down(shapes: Mapping[str, Shape], form: Format, stages: tuple[Stage, ...], layers: Mapping[int, Layers]) -> str:
-    """By how many channels the layers between stages make of those they should."""
-    found = [(stages[index + 1].width, shape[0]) for index, shape in _resampling(layers, len(stages))]
+    """By whether most layers between stages give as many channels as the stage behind them has."""
+    widths = [(stages[index + 1].width, shape[0]) for index, shape in _resampling(layers, len(stages))]
     if not stages[0].depth:
-        found.append((stages[0].width, _shape(shapes, form, "encoder.conv_in")[0]))
-    return STRIDED if _most([width == made for width, made in found]) else UNSHUFFLE
+        widths.append((stages[0].width, _shape(shapes, form, "encoder.conv_in")[0]))
+    return STRIDED if _most([width == outputs for width, outputs in widths]) else UNSHUFFLE
 
 
 def _up(shapes: Mapping[str, Shape], form: Format, stages: tuple[Stage, ...], layers: Mapping[int, Layers]) -> str:
-    found = [(stages[index].width, shape[0]) for index, shape in _resampling(layers, len(stages))]
+    widths = [(stages[index].width, shape[0]) for index, shape in _resampling(layers, len(stages))]
     if not stages[0].depth:
-        found.append((3, _shape(shapes, form, "decoder.conv_out")[0]))
-    return INTERPOLATE if _most([width == made for width, made in found]) else SHUFFLE
+        widths.append((3, _shape(shapes, form, "decoder.conv_out")[0]))
+    return INTERPOLATE if _most([width == outputs for width, outputs in widths]) else SHUFFLE
 
 
 def _resampling(stages: Mapping[int, Layers], count: int) -> Iterable[tuple[int, Shape]]:

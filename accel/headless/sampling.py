@@ -1,4 +1,4 @@
-"""Model evaluations through ComfyUI's own sampling, where a command or a test wants them without a whole run."""
+"""Forwards through ComfyUI's own sampling, where a command or a test wants them without a whole run."""
 
 from __future__ import annotations
 
@@ -29,20 +29,20 @@ def within_run(
 ) -> Result:
     """What work(evaluate) returns inside a sampling run of a flow model, begun as `denoise_once` does.
 
-    evaluate(): one more evaluation of the model on the same noised latent, as a sampler's next step asks for it, with
+    evaluate(): one more forward of the model on the same noised latent, as a sampler's next step asks for it, with
     all that nodes have put around it; the noise that it found, [1, C, T, H, W] fp32 on the model's device.
     """
     import comfy.samplers
 
-    found = []
+    results = []
 
     def sampler(network, x, sigmas, extra_args, **options):
         level = sigmas[:1].expand(x.shape[0])
-        found.append(work(lambda: x - network(x, level, **extra_args)))
+        results.append(work(lambda: x - network(x, level, **extra_args)))
         return x
 
     _sample(model, positive, latent, sigma, seed, comfy.samplers.KSAMPLER(sampler))
-    return found[0]
+    return results[0]
 
 
 def _sample(model, positive: list[Any], latent: Tensor, sigma: float, seed: int, sampler) -> Tensor:

@@ -244,8 +244,8 @@ class Server:
     def _death(self, otherwise: str = "") -> ServerDied:
         """With the exit code of the process, or for one that still lives with the words `otherwise`."""
         code = self._process.poll()
-        what = otherwise if code is None else f"ComfyUI ended with code {code}"
-        return ServerDied(f"{what}\n{self.log_tail()}")
+        cause = otherwise if code is None else f"ComfyUI ended with code {code}"
+        return ServerDied(f"{cause}\n{self.log_tail()}")
 
 
 def _raise_failure(messages: Sequence[tuple[str, Mapping[str, Any]]]) -> None:

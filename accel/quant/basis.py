@@ -30,8 +30,9 @@ def misfit(weight: Weight4) -> float:
 
     Looks at 256 output channels, which is some milliseconds for a large layer.
     """
-    if weight.smooth is None or weight.proj_down is None:
+    if weight.smooth is None or weight.low_rank is None:
         return 0.0
+    down, up = weight.low_rank
     rows = slice(None, None, max(1, weight.shape[0] // _ROWS))
     channels = weight.channel_scale
     part = residual(
@@ -43,8 +44,7 @@ def misfit(weight: Weight4) -> float:
             channel_scale=channels if channels is None or len(channels) == 1 else channels[rows],
         )
     )
-    down = weight.proj_down.float() * (weight.smooth.float() - 1)[:, None]
-    wrong = weight.proj_up[rows].float() @ down.T
+    wrong = up[rows].float() @ (down.float() * (weight.smooth.float() - 1)[:, None]).T
     size = wrong.square().sum()
     if size <= _SMALLEST**2 * part.square().sum():
         return 0.0

@@ -60,14 +60,14 @@ COMPUTE = {"auto": (W4A4, W4A16), "w4a4": (W4A4,), "w8a8": (INT8, FP8), "w4a16":
 NOT_YET = ("w4a8", "nvfp4")
 
 
-def _kind(group: int, **given) -> Weight4:
+def _kind(group: int, grid: str = INT4, zeros: bool = False) -> Weight4:
     codes = torch.empty(1, group // 2, dtype=torch.int8, device="meta")
     scale = torch.empty(1, 1, dtype=torch.bfloat16, device="meta")
-    return Weight4(codes, scale, **{name: scale if value is ... else value for name, value in given.items()})
+    return Weight4(codes, scale, grid, zero=scale if zeros else None)
 
 
 # The layers that 4-bit files hold, without numbers.
-KINDS = {"INT4": _kind(64), "NVFP4": _kind(16, grid=E2M1), "AWQ": _kind(64, zero=...)}
+KINDS = {"INT4": _kind(64), "NVFP4": _kind(16, E2M1), "AWQ": _kind(64, zeros=True)}
 
 
 class Choice(NamedTuple):
@@ -145,7 +145,7 @@ def summary(choices: Iterable[Choice]) -> str:
 
 @functools.cache
 def card_of(device: torch.device | str) -> Card:
-    """What is found on a device. The matrix products are tried once on small tensors: what torch takes differs from
+    """What a device has. The matrix products are tried once on small tensors: what torch takes differs from
     version to version."""
     device = torch.device(device)
     triton = registry.why_not("unpack_w4", "triton", device=device, dtype=torch.bfloat16, head_dim=None) or ""
@@ -170,12 +170,12 @@ def _kitchen_problem() -> str:
         import comfy_kitchen
     except ImportError:
         return "comfy-kitchen is not installed"
-    found = comfy_kitchen.registry.list_backends()["cuda"]
-    if not found["available"]:
-        return f"comfy-kitchen has no CUDA kernels here ({found['unavailable_reason']})"
-    if found["disabled"]:
+    backend = comfy_kitchen.registry.list_backends()["cuda"]
+    if not backend["available"]:
+        return f"comfy-kitchen has no CUDA kernels here ({backend['unavailable_reason']})"
+    if backend["disabled"]:
         return "comfy-kitchen's CUDA kernels are switched off (ComfyUI needs torch for CUDA 13)"
-    if "scaled_mm_svdquant_w4a4" not in found["capabilities"]:
+    if "scaled_mm_svdquant_w4a4" not in backend["capabilities"]:
         return "this comfy-kitchen has no SVDQuant kernels"
     return ""
 

@@ -68,9 +68,10 @@ def _run(
 
     rows = x.reshape(-1, x.shape[-1]).to(dtype).contiguous()
     unsigned = weight.unsigned_from is not None
-    down, up = weight.proj_down, weight.proj_up
-    if not weight.rank:
+    if weight.low_rank is None or not weight.rank:
         down, up = (rows.new_zeros(size, RANKS) for size in reversed(weight.shape))
+    else:
+        down, up = weight.low_rank
 
     def quantise() -> tuple[Tensor, Tensor, Tensor]:
         smooth = rows.new_ones(rows.shape[1]) if weight.smooth is None else weight.smooth.to(dtype)

@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+import functools
+import operator
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import NamedTuple
@@ -29,8 +31,8 @@ def stack(parts: Sequence[Linear]) -> list[Linear]:
     Raises ValueError naming the layers where they differ in what one layer cannot have two of: the smoothing, the
     grid, the group, which inputs are unsigned, being 4-bit at all.
     """
-    quantised = _agree(parts, "kind of weight", lambda part: isinstance(part.weight, Weight4))
-    weight = _stack_quantised(parts) if quantised else torch.cat([part.weight for part in parts])
+    quantised, plain = _weights(parts)
+    weight = _stack_quantised(parts, quantised) if quantised else torch.cat(plain)
     bias = None
     if any(part.bias is not None for part in parts):
         bias = torch.cat([_zeros_for(part) if part.bias is None else part.bias for part in parts])
@@ -43,11 +45,11 @@ def side_by_side(parts: Sequence[Linear]) -> list[Linear]:
 
     Raises ValueError as `stack` does.
     """
-    quantised = _agree(parts, "kind of weight", lambda part: isinstance(part.weight, Weight4))
-    _agree(parts, "number of outputs", lambda part: part.weight.shape[0])
-    weight = _join_quantised(parts) if quantised else torch.cat([part.weight for part in parts], dim=1)
+    quantised, plain = _weights(parts)
+    _agree(parts, "number of outputs", [part.weight.shape[0] for part in parts])
+    weight = _join_quantised(parts, quantised) if quantised else torch.cat(plain, dim=1)
     biases = [part.bias.float() for part in parts if part.bias is not None]
-    return [Linear(_names(parts), weight, sum(biases) if biases else None)]
+    return [Linear(_names(parts), weight, _sum(biases) if biases else None)]
 
 
 def cut(linear: Linear, parts: int) -> list[Linear]:
@@ -68,49 +70,59 @@ def cut(linear: Linear, parts: int) -> list[Linear]:
 
 
 def swap_halves(linear: Linear) -> Linear:
-    """A plain layer with the two halves of its outputs in the other order."""
-    weight, bias = (None if each is None else torch.cat(each.chunk(2)[::-1]) for each in linear[1:])
-    return Linear(linear.name, weight, bias)
+    """A layer with the two halves of its outputs in the other order."""
+    first, second = cut(linear, 2)
+    return stack([second, first])[0]._replace(name=linear.name)
 
 
 def _names(parts: Sequence[Linear]) -> str:
     return " and ".join(part.name for part in parts)
 
 
-def _agree(parts: Sequence[Linear], what: str, value):
-    """The value that all parts have."""
-    values = [value(part) for part in parts]
-    if any(each != values[0] for each in values):
-        raise ValueError(f"{_names(parts)}: expected one {what}, found {' and '.join(map(str, values))}")
-    return values[0]
+def _weights(parts: Sequence[Linear]) -> tuple[list[Weight4], list[Tensor]]:
+    """The weights of the parts, all 4-bit ones or all plain ones. Raises ValueError where they are of both kinds."""
+    quantised = [part.weight for part in parts if isinstance(part.weight, Weight4)]
+    plain = [part.weight for part in parts if isinstance(part.weight, Tensor)]
+    _agree(parts, "kind of weight", [isinstance(part.weight, Weight4) for part in parts])
+    return quantised, plain
+
+
+def _agree(parts: Sequence[Linear], name: str, values: Sequence[object]) -> None:
+    """Raises ValueError where the parts differ in their values, which are `name`."""
+    if any(value != values[0] for value in values):
+        raise ValueError(f"{_names(parts)}: expected one {name}, found {' and '.join(map(str, values))}")
+
+
+def _sum(tensors: Sequence[Tensor]) -> Tensor:
+    return functools.reduce(operator.add, tensors)
 
 
 def _zeros_for(part: Linear) -> Tensor:
     return torch.zeros(part.weight.shape[0])
 
 
-def _stack_quantised(parts: Sequence[Linear]) -> Weight4:
-    weights = [part.weight for part in parts]
+def _stack_quantised(parts: Sequence[Linear], weights: Sequence[Weight4]) -> Weight4:
     first = weights[0]
-    _agree(parts, "number of inputs", lambda part: part.weight.shape[1])
-    _agree_on_grid(parts)
-    _agree(parts, "start of the unsigned inputs", lambda part: part.weight.unsigned_from)
+    _agree(parts, "number of inputs", [weight.shape[1] for weight in weights])
+    _agree_on_grid(parts, weights)
+    _agree(parts, "start of the unsigned inputs", [weight.unsigned_from for weight in weights])
     if not all(_same(weight.smooth, first.smooth) for weight in weights):
         raise ValueError(f"{_names(parts)}: expected one smoothing of their common input, found different ones")
     channel_scale = None
     if any(weight.channel_scale is not None for weight in weights):
         channel_scale = torch.cat([_channel_scale(weight).expand(weight.shape[0]) for weight in weights])
-    down, up = first.proj_down, None
-    if all(_same(weight.proj_down, down) for weight in weights):
-        up = None if down is None else torch.cat([weight.proj_up for weight in weights])
-    else:
-        down = torch.cat([_low_rank(weight)[0] for weight in weights], dim=1)
-        up = torch.block_diag(*(_low_rank(weight)[1] for weight in weights))
+    down = up = None
+    if any(weight.low_rank is not None for weight in weights):
+        downs, ups = _low_ranks(weights)
+        if all(_same(weight.proj_down, first.proj_down) for weight in weights):
+            down, up = first.proj_down, torch.cat(ups)
+        else:
+            down, up = torch.cat(downs, dim=1), torch.block_diag(*ups)
     return Weight4(
         torch.cat([weight.codes for weight in weights]),
         torch.cat([weight.scale for weight in weights], dim=1),
         first.grid,
-        None if first.zero is None else torch.cat([weight.zero for weight in weights], dim=1),
+        _cat_zeros(weights, dim=1),
         channel_scale,
         first.smooth,
         down,
@@ -119,46 +131,51 @@ def _stack_quantised(parts: Sequence[Linear]) -> Weight4:
     )
 
 
-def _join_quantised(parts: Sequence[Linear]) -> Weight4:
-    _agree_on_grid(parts)
-    unsigned_from = _unsigned_from(parts)
-    weights = _with_one_channel_scale([part.weight for part in parts])
+def _join_quantised(parts: Sequence[Linear], weights: Sequence[Weight4]) -> Weight4:
+    _agree_on_grid(parts, weights)
+    unsigned_from = _unsigned_from(parts, weights)
+    # That of the joined layer takes long to compute, and those of the parts are known.
+    shifts = [weight.shift for weight in weights if weight.unsigned_from is not None]
+    weights = _with_one_channel_scale(weights)
     first = weights[0]
     smooth = None
     if any(weight.smooth is not None for weight in weights):
         smooth = torch.cat([_smooth(weight) for weight in weights])
     down = up = None
     if any(weight.rank for weight in weights):
-        down = torch.block_diag(*(_low_rank(weight)[0] for weight in weights))
-        up = torch.cat([_low_rank(weight)[1] for weight in weights], dim=1)
-    joined = Weight4(
+        downs, ups = _low_ranks(weights)
+        down, up = torch.block_diag(*downs), torch.cat(ups, dim=1)
+    return Weight4(
         torch.cat([weight.codes for weight in weights], dim=1),
         torch.cat([weight.scale for weight in weights]),
         first.grid,
-        None if first.zero is None else torch.cat([weight.zero for weight in weights]),
+        _cat_zeros(weights, dim=0),
         first.channel_scale,
         smooth,
         down,
         up,
         unsigned_from,
+        _sum(shifts) if shifts else None,
     )
-    if unsigned_from is not None:
-        # The cached property, which takes long to compute, is that of the parts.
-        vars(joined)["shift"] = sum(part.weight.shift for part in parts if part.weight.unsigned_from is not None)
-    return joined
 
 
-def _agree_on_grid(parts: Sequence[Linear]) -> None:
-    _agree(parts, "grid", lambda part: part.weight.grid)
-    _agree(parts, "group", lambda part: part.weight.group)
-    _agree(parts, "kind of zero", lambda part: part.weight.zero is not None)
+def _cat_zeros(weights: Sequence[Weight4], dim: int) -> Tensor | None:
+    """The zero points of weights that all have some or all have none."""
+    zeros = [weight.zero for weight in weights if weight.zero is not None]
+    return torch.cat(zeros, dim=dim) if zeros else None
 
 
-def _unsigned_from(parts: Sequence[Linear]) -> int | None:
+def _agree_on_grid(parts: Sequence[Linear], weights: Sequence[Weight4]) -> None:
+    _agree(parts, "grid", [weight.grid for weight in weights])
+    _agree(parts, "group", [weight.group for weight in weights])
+    _agree(parts, "kind of zero", [weight.zero is not None for weight in weights])
+
+
+def _unsigned_from(parts: Sequence[Linear], weights: Sequence[Weight4]) -> int | None:
     """Where the unsigned inputs of the parts side by side begin: they must be the last ones."""
     begin, start = None, 0
-    for part in parts:
-        columns, own = part.weight.shape[1], part.weight.unsigned_from
+    for weight in weights:
+        columns, own = weight.shape[1], weight.unsigned_from
         if begin is not None and own != 0:
             raise ValueError(f"{_names(parts)}: expected the unsigned inputs to be the last, found them in between")
         if own is not None and begin is None:
@@ -167,7 +184,7 @@ def _unsigned_from(parts: Sequence[Linear]) -> int | None:
     return begin
 
 
-def _with_one_channel_scale(weights: list[Weight4]) -> list[Weight4]:
+def _with_one_channel_scale(weights: Sequence[Weight4]) -> Sequence[Weight4]:
     """The same weights with channel scales that are equal.
 
     Scales of whole tensors meet in the smoothing, as their ratio to the first one: that keeps the smoothed inputs
@@ -211,9 +228,13 @@ def _smooth(weight: Weight4) -> Tensor:
     return weight.codes.new_ones(weight.shape[1], dtype=torch.float32) if weight.smooth is None else weight.smooth
 
 
-def _low_rank(weight: Weight4) -> tuple[Tensor, Tensor]:
-    """proj_down and proj_up, of rank zero where there are none."""
-    if weight.rank:
-        return weight.proj_down, weight.proj_up
-    rows, columns = weight.shape
-    return weight.scale.new_empty(columns, 0), weight.scale.new_empty(rows, 0)
+def _low_ranks(weights: Sequence[Weight4]) -> tuple[list[Tensor], list[Tensor]]:
+    """proj_down and proj_up of each weight, of rank zero where there are none."""
+    # Of the others' dtype: scales may be FP8, which torch does not promote.
+    like = next(pair[0] for weight in weights if (pair := weight.low_rank) is not None)
+    downs, ups = [], []
+    for weight in weights:
+        down, up = weight.low_rank or (like.new_empty(size, 0) for size in reversed(weight.shape))
+        downs.append(down)
+        ups.append(up)
+    return downs, ups

@@ -12,11 +12,10 @@ from torch import Tensor
 from ...kernels import registry
 from ...kernels.quantise import FP8, INT8
 from ...kernels.rowwise import quantise_rows, scale_sums
-from ...kernels.unpack_w4 import unpack_w4
 from . import compute
 from .engine import svdquant_linear
 from .shared import Sibling, shared
-from .weight4 import Weight4
+from .weight4 import Weight4, unpack
 
 Pair = tuple[Tensor, Tensor]  # a down-projection [K, r] and an up-projection [N, r]
 ROWS = 8192  # multiplied at once where the product is int32, to bound what it takes
@@ -101,8 +100,7 @@ def _fp8_product(
 
 
 def _add_low_rank(dense: Tensor, weight: Weight4, extra: Sequence[Pair], smooth: Tensor | None = None) -> Tensor:
-    pairs = [] if weight.proj_down is None else [(weight.proj_down, weight.proj_up)]
-    pairs += extra
+    pairs = [*([] if weight.low_rank is None else [weight.low_rank]), *extra]
     if pairs:
         down, up = (torch.cat([part.to(dense.dtype) for part in parts], dim=1) for parts in zip(*pairs, strict=True))
         if smooth is not None:
@@ -112,16 +110,7 @@ def _add_low_rank(dense: Tensor, weight: Weight4, extra: Sequence[Pair], smooth:
 
 
 def _unpack(weight: Weight4, dtype: torch.dtype) -> Tensor:
-    return unpack_w4(
-        weight.codes,
-        weight.scale,
-        grid=weight.grid,
-        zero=weight.zero,
-        channel_scale=weight.channel_scale,
-        smooth=weight.smooth,
-        dtype=dtype,
-        backend=_backend("unpack_w4", weight.codes, dtype),
-    )
+    return unpack(weight, dtype, backend=_backend("unpack_w4", weight.codes, dtype))
 
 
 def _backend(operation: str, x: Tensor, dtype: torch.dtype) -> str:

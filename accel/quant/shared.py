@@ -27,16 +27,18 @@ class Sibling(NamedTuple):
     name: str
 
 
-class _Kept(NamedTuple):
+class _Cached(NamedTuple):
+    """result: of `make` for the input `source` at this version; waiting: the siblings that have not used it yet."""
+
     source: weakref.ref
     version: int | None
     group: tuple[str, ...]
     waiting: set[str]
-    made: Any
+    result: Any
 
 
 class _Latest(threading.local):
-    kept: _Kept | None = None
+    cached: _Cached | None = None
 
 
 _latest = _Latest()
@@ -54,43 +56,39 @@ def siblings(weights: Mapping[str, Weight4], path: str) -> dict[str, Sibling]:
                 break
         else:
             groups.append([name])
-    found = {}
-    for group in map(tuple, groups):
-        if len(group) > 1:
-            found |= {name: Sibling(group, name) for name in group}
-    return found
+    return {name: Sibling(names, name) for names in map(tuple, groups) if len(names) > 1 for name in names}
 
 
 def shared(x: Tensor, sibling: Sibling | None, make: Callable[[], Any]) -> Any:
     """make(), or what a sibling made of this very tensor, unchanged since. Nothing is kept while torch.compile traces;
-    inference tensors count no changes, so there each sibling is answered once for one making."""
+    inference tensors count no changes, so there each sibling is answered once for one call of make."""
     if torch.compiler.is_compiling():
         return make()
     version = None if x.is_inference() else x._version
-    kept = _latest.kept
+    cached = _latest.cached
     if (
         sibling is not None
-        and kept is not None
-        and kept.source() is x
-        and kept.version == version
-        and kept.group is sibling.group
-        and sibling.name in kept.waiting
+        and cached is not None
+        and cached.source() is x
+        and cached.version == version
+        and cached.group is sibling.group
+        and sibling.name in cached.waiting
     ):
-        kept.waiting.discard(sibling.name)
-        if not kept.waiting:
-            _latest.kept = None
-        return kept.made
-    _latest.kept = None
-    made = make()
+        cached.waiting.discard(sibling.name)
+        if not cached.waiting:
+            _latest.cached = None
+        return cached.result
+    _latest.cached = None
+    result = make()
     if sibling is not None:
         waiting = set(sibling.group) - {sibling.name}
-        _latest.kept = _Kept(weakref.ref(x, _forget), version, sibling.group, waiting, made)
-    return made
+        _latest.cached = _Cached(weakref.ref(x, _forget), version, sibling.group, waiting, result)
+    return result
 
 
 def _forget(source: weakref.ref) -> None:
-    if _latest.kept is not None and _latest.kept.source is source:
-        _latest.kept = None
+    if _latest.cached is not None and _latest.cached.source is source:
+        _latest.cached = None
 
 
 def _parent(name: str) -> str:

@@ -6,7 +6,7 @@ is folded out of the low-rank branch, which sees the layer's input as it is.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import InitVar, dataclass, fields, replace
 from functools import cached_property
 
 import torch
@@ -25,6 +25,7 @@ __all__ = [
     "pack_nibbles",
     "residual",
     "shift_bias",
+    "unpack",
     "unpack_nibbles",
 ]
 # What engines add to the input of an unsigned layer: the output of a GELU is never below minus this.
@@ -43,6 +44,7 @@ class Weight4:
     smooth: [K] or None for ones. proj_down: [K, R] and proj_up: [N, R], or None of both.
     unsigned_from: the input channels from here on are outputs of a GELU, which W4A4 engines shift by GELU_SHIFT and
     quantise without a sign; None if there are none.
+    known_shift: what `shift` would compute, where it is known already; dataclasses.replace forgets it.
     """
 
     codes: Tensor
@@ -54,6 +56,11 @@ class Weight4:
     proj_down: Tensor | None = None
     proj_up: Tensor | None = None
     unsigned_from: int | None = None
+    known_shift: InitVar[Tensor | None] = None
+
+    def __post_init__(self, known_shift: Tensor | None) -> None:
+        if known_shift is not None:
+            object.__setattr__(self, "shift", known_shift)
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -64,6 +71,11 @@ class Weight4:
     def group(self) -> int:
         """Input channels that share a scale."""
         return self.shape[1] // self.scale.shape[0]
+
+    @property
+    def low_rank(self) -> tuple[Tensor, Tensor] | None:
+        """proj_down and proj_up, where there are any."""
+        return None if self.proj_down is None or self.proj_up is None else (self.proj_down, self.proj_up)
 
     @property
     def rank(self) -> int:
@@ -86,10 +98,23 @@ def pack_nibbles(codes: Tensor) -> Tensor:
     return (codes[..., ::2] | codes[..., 1::2] << 4).view(torch.int8)
 
 
+def unpack(weight: Weight4, dtype: torch.dtype, *, backend: str) -> Tensor:
+    """The 4-bit part, W - proj_up proj_downᵀ: [N, K] in `dtype`."""
+    return unpack_w4(
+        weight.codes,
+        weight.scale,
+        grid=weight.grid,
+        zero=weight.zero,
+        channel_scale=weight.channel_scale,
+        smooth=weight.smooth,
+        dtype=dtype,
+        backend=backend,
+    )
+
+
 def residual(weight: Weight4) -> Tensor:
     """The 4-bit part in the basis of the smoothed input, W - proj_up proj_downᵀ times smooth: fp32 [N, K]."""
-    options = {"grid": weight.grid, "zero": weight.zero, "channel_scale": weight.channel_scale}
-    return unpack_w4(weight.codes, weight.scale, **options, dtype=torch.float32, backend="reference")
+    return unpack(replace(weight, smooth=None), torch.float32, backend="reference")
 
 
 def dequantise(weight: Weight4) -> Tensor:
@@ -97,14 +122,17 @@ def dequantise(weight: Weight4) -> Tensor:
     dense = residual(weight)
     if weight.smooth is not None:
         dense = dense / weight.smooth.float()
-    if weight.proj_down is not None:
-        dense = dense + weight.proj_up.float() @ weight.proj_down.float().T
+    if weight.low_rank is not None:
+        down, up = weight.low_rank
+        dense = dense + up.float() @ down.float().T
     return dense
 
 
 def shift_bias(weight: Weight4) -> Tensor:
     """What the shift of the unsigned input channels adds to the 4-bit part's output: fp32 [N]. An engine that shifts
-    its input takes the plain bias minus this."""
+    its input takes the plain bias minus this. Zeros where no input channel is unsigned."""
+    if weight.unsigned_from is None:
+        return torch.zeros(weight.shape[0], device=weight.codes.device)
     group, channels = weight.group, weight.shape[1]
     # Whole groups; the first one may have signed channels in front.
     first = weight.unsigned_from // group

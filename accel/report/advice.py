@@ -72,9 +72,9 @@ def _nothing_sparse(summary: RunSummary) -> str | None:
 
 
 def _dense_layers(summary: RunSummary) -> str | None:
-    columns = sparse_steps(summary.record)
+    columns = sparse_steps(summary.timeline)
     lowest: dict[int, float] = {}
-    for layer, row in enumerate(summary.record.density):
+    for layer, row in enumerate(summary.timeline.density):
         if values := [row[column] for column in columns if finite(row[column]) is not None]:
             lowest[layer] = min(values)
     # Exactly 1 in every step: it is dense already.
@@ -91,8 +91,8 @@ def _dense_layers(summary: RunSummary) -> str | None:
 
 def _dense_first(summary: RunSummary) -> str | None:
     # The first step fixes the composition: it is never given away unasked.
-    advised = _dense_end(summary, "dense_first", summary.record.steps, at_least=1)
-    only = _dense_end(summary, "dense_first", summary.record.steps, at_least=0)
+    advised = _dense_end(summary, "dense_first", summary.timeline.steps, at_least=1)
+    only = _dense_end(summary, "dense_first", summary.timeline.steps, at_least=0)
     if advised or only is None:
         return advised
     cost, _, _ = only.partition(":")
@@ -100,7 +100,7 @@ def _dense_first(summary: RunSummary) -> str | None:
 
 
 def _dense_last(summary: RunSummary) -> str | None:
-    return _dense_end(summary, "dense_last", summary.record.steps[::-1], at_least=0)
+    return _dense_end(summary, "dense_last", summary.timeline.steps[::-1], at_least=0)
 
 
 def _dense_end(summary: RunSummary, name: str, steps: Sequence[Step], at_least: int) -> str | None:
@@ -138,18 +138,18 @@ def _dial(summary: RunSummary) -> str:
 
 
 def _much_error(summary: RunSummary) -> str | None:
-    error = mean(measured(summary.record.error))
+    error = mean(measured(summary.timeline.error))
     if not summary.sparse_calls or error is None or error <= MUCH_ERROR:
         return None
     return f"the sampled error is {error:.2f} on average, which shows: raise {_dial(summary)}"
 
 
 def _may_skip_more(summary: RunSummary) -> bool:
-    return bool(summary.sparse_calls) and not _much_error(summary) and not summary.record.guard
+    return bool(summary.sparse_calls) and not _much_error(summary) and not summary.timeline.guard
 
 
 def _room(summary: RunSummary) -> str | None:
-    error = mean(measured(summary.record.error))
+    error = mean(measured(summary.timeline.error))
     if not _may_skip_more(summary) or error is None or error >= LITTLE_ERROR or summary.density <= ROOM:
         return None
     return (
@@ -180,15 +180,15 @@ def _planning(summary: RunSummary) -> str | None:
 
 
 def _guard(summary: RunSummary) -> str | None:
-    if not summary.record.guard:
+    if not summary.timeline.guard:
         return None
-    first, *more = summary.record.guard
+    first, *more = summary.timeline.guard
     times = f"{len(more) + 1} times (first: {first})" if more else f"once ({first})"
     return f"the guard stepped in {times}: if it does in every run, raise {_dial(summary)}"
 
 
 def _unmeasured(summary: RunSummary) -> str | None:
-    if not summary.sparse_calls or measured(summary.record.error):
+    if not summary.sparse_calls or measured(summary.timeline.error):
         return None
     return "no error was sampled: set guard to on in Sparse Attention to see what skipping costs"
 

@@ -1,4 +1,4 @@
-"""Numbers that the picture, the text and the advice share, read from a run's record."""
+"""Numbers that the picture, the text and the advice share, read from a run's timeline."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable
 from dataclasses import asdict
 
-from ..attention.account.timeline import Grid, RunRecord
+from ..attention.account.timeline import Grid, Timeline
 
 # Fields of `Times`, in the order in which they are shown, as people call them.
 TIME_NAMES = {
@@ -36,14 +36,14 @@ def mean(values: Iterable[float]) -> float | None:
     return sum(values) / len(values) if values else None
 
 
-def sparse_steps(record: RunRecord) -> list[int]:
+def sparse_steps(timeline: Timeline) -> list[int]:
     """Columns of the grids: the steps in which something was sparse."""
-    return [column for column, step in enumerate(record.steps) if step.dense is None]
+    return [column for column, step in enumerate(timeline.steps) if step.dense is None]
 
 
-def time_shares(record: RunRecord) -> list[tuple[str, float, float]]:
+def time_shares(timeline: Timeline) -> list[tuple[str, float, float]]:
     """(field of `Times`, seconds, share of their sum) in the order of TIME_NAMES, without what took no time."""
-    seconds = asdict(record.times)
+    seconds = asdict(timeline.times)
     total = sum(seconds.values())
     return [(name, seconds[name], seconds[name] / total) for name in TIME_NAMES if seconds[name] > 0]
 
@@ -65,10 +65,10 @@ def per_cent(share: float) -> str:
 
 def ranges(numbers: Iterable[int]) -> str:
     """Numbers as the input dense_blocks takes them: 0, 1, 2 and 7 are `0-2, 7`."""
-    found: list[list[int]] = []
+    runs: list[list[int]] = []
     for number in sorted(numbers):
-        if found and number == found[-1][1] + 1:
-            found[-1][1] = number
+        if runs and number == runs[-1][1] + 1:
+            runs[-1][1] = number
         else:
-            found.append([number, number])
-    return ", ".join(str(first) if first == last else f"{first}-{last}" for first, last in found)
+            runs.append([number, number])
+    return ", ".join(str(first) if first == last else f"{first}-{last}" for first, last in runs)

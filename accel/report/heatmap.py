@@ -21,7 +21,7 @@ GAP = 22
 
 def report_picture(runs: Sequence[tuple[str, RunSummary]]) -> Image.Image:
     """runs: (title, summary), one below the other; their errors share one scale."""
-    errors = Scale(PEACH_PURPLE, round_top(value for _, run in runs for value in measured(run.record.error)))
+    errors = Scale(PEACH_PURPLE, round_top(value for _, run in runs for value in measured(run.timeline.error)))
     panels = [_panels(run, errors) for _, run in runs]
     # Many steps need a wider picture.
     width = max(WIDTH, *(panel.width for panel in panels))
@@ -42,19 +42,19 @@ def _heading(title: str, run: RunSummary, width: int) -> Image.Image:
 
 
 def _panels(run: RunSummary, errors: Scale) -> Image.Image:
-    record = run.record
-    if not record.steps or not record.density:
+    timeline = run.timeline
+    if not timeline.steps or not timeline.density:
         return paragraph("No step of this run was recorded.", WIDTH)
-    steps = [step.number for step in record.steps]
-    density = Heatmap("Density: kept part of the attention map", record.density, steps, Scale(GREEN_BLUE), "no call")
-    error = Heatmap("Error: relative L2 of the output", record.error, steps, errors)
+    steps = [step.number for step in timeline.steps]
+    density = Heatmap("Density: kept part of the attention map", timeline.density, steps, Scale(GREEN_BLUE), "no call")
+    error = Heatmap("Error: relative L2 of the output", timeline.error, steps, errors)
     drawn = [density.draw(), error.draw()]
     return beside(drawn, gap=max(40, WIDTH - sum(panel.width for panel in drawn)))
 
 
 def _bars(run: RunSummary, width: int) -> list[Image.Image]:
     blocks = []
-    if shares := time_shares(run.record):
+    if shares := time_shares(run.timeline):
         total = sum(seconds for _, seconds, _ in shares)
         heading = paragraph(f"Where {seconds_text(total)} of model time went", width, HEADING)
         blocks.append(stack([heading, time_bar(shares, width)], gap=8))

@@ -22,10 +22,10 @@ def payload(runs: Sequence[tuple[str, RunSummary]], advice: Sequence[str], text:
 
 
 def _run(title: str, run: RunSummary) -> dict[str, Any]:
-    record = run.record
+    timeline = run.timeline
     return {
         "title": title,
-        "layers": len(record.density),
+        "layers": len(timeline.density),
         "steps": [
             {
                 "number": step.number,
@@ -33,14 +33,14 @@ def _run(title: str, run: RunSummary) -> dict[str, Any]:
                 "seconds": _number(step.seconds),
                 "dense": step.dense,
             }
-            for step in record.steps
+            for step in timeline.steps
         ],
-        "density": _grid(record.density),
-        "error": _grid(record.error),
-        "mass": _grid(record.mass),
-        "times": {name: _number(seconds) for name, seconds in asdict(record.times).items()},
+        "density": _grid(timeline.density),
+        "error": _grid(timeline.error),
+        "mass": _grid(timeline.mass),
+        "times": {name: _number(seconds) for name, seconds in asdict(timeline.times).items()},
         "dense": dict(run.dense),
-        "guard": list(record.guard),
+        "guard": list(timeline.guard),
     }
 
 

@@ -74,30 +74,30 @@ def profile_picture(recording: Recording, profile: Profile) -> Image.Image:
     """One line a layer: the least density for each error, as far as it was measured; on it what the profile chose,
     in the colour of the layer's depth. An error that was asked for is a horizontal line."""
     lines = _lines(recording)
-    asked = profile.target_value if profile.target == ERROR else None
-    axes = _axes(lines, profile, asked)
+    target = profile.target_value if profile.target == ERROR else None
+    axes = _axes(lines, profile, target)
     depth = Scale(DEPTHS, max(1.0, float(len(lines) - 1)))
     width = LEFT + PLOT_WIDTH + BAR_GAP + BAR_WIDTH + 12 + text_width(str(profile.layers[-1]), SMALL) + 8
     picture, draw = canvas(width, TOP + PLOT_HEIGHT + BOTTOM)
-    picture.paste(_plot(axes, depth, lines, profile, asked), (LEFT, TOP))
+    picture.paste(_plot(axes, depth, lines, profile, target), (LEFT, TOP))
     _numbers(picture, draw, axes)
     _colour_bar(draw, depth, profile.layers)
 
     title, pen = canvas(width, line_height(TITLE))
     write(pen, (0, title.height / 2), f"Error against density: {profile.model}, {profile.pattern}", TITLE)
-    blocks = [title, paragraph(_summary(profile), width, fill=MUTED), picture, _legend(depth, profile, asked)]
+    blocks = [title, paragraph(_summary(profile), width, fill=MUTED), picture, _legend(depth, profile, target)]
     return framed(stack([*blocks, paragraph(profile.note, width)], 14), MARGIN)
 
 
 def _summary(profile: Profile) -> str:
     density = sum(profile.density) / len(profile.density)
     if profile.target == ERROR:
-        asked = f"asked for the error {profile.target_value:g}"
+        request = f"asked for the error {profile.target_value:g}"
     else:
-        asked = f"asked for {profile.target_value:g}x"
+        request = f"asked for {profile.target_value:g}x"
     met = "" if profile.met else ", which cannot be met"
     layers = "1 layer" if len(profile.layers) == 1 else f"{len(profile.layers)} layers"
-    return f"{asked}{met}; chosen: mean density {density:.2f} in {layers} of {profile.heads} heads"
+    return f"{request}{met}; chosen: mean density {density:.2f} in {layers} of {profile.heads} heads"
 
 
 def _lines(recording: Recording) -> list[Line]:
@@ -112,14 +112,14 @@ def _lines(recording: Recording) -> list[Line]:
     return lines
 
 
-def _axes(lines: list[Line], profile: Profile, asked: float | None) -> Axes:
-    errors = [error for line in lines for _, error in line] + [*profile.error, asked or 0.0]
+def _axes(lines: list[Line], profile: Profile, target: float | None) -> Axes:
+    errors = [error for line in lines for _, error in line] + [*profile.error, target or 0.0]
     high = 1.4 * max(errors, default=0.0) or 1.0
     low = min((error for error in errors if error > 0), default=high) / 1.6
     return Axes(max(low, high / 10**DECADES), high)
 
 
-def _plot(axes: Axes, depth: Scale, lines: list[Line], profile: Profile, asked: float | None) -> Image.Image:
+def _plot(axes: Axes, depth: Scale, lines: list[Line], profile: Profile, target: float | None) -> Image.Image:
     size = (PLOT_WIDTH * SMOOTH, PLOT_HEIGHT * SMOOTH)
     picture = Image.new("RGB", size, PAPER)
     draw = ImageDraw.Draw(picture)
@@ -133,8 +133,8 @@ def _plot(axes: Axes, depth: Scale, lines: list[Line], profile: Profile, asked: 
         draw.line((place(number, 1)[0], 0, place(number, 1)[0], size[1]), fill=RULE, width=SMOOTH)
     for number, line in enumerate(lines):
         draw.line([place(*point) for point in line], fill=depth.colour(number), width=2 * SMOOTH, joint="curve")
-    if asked is not None:
-        _dashes(draw, place(0, asked)[1], size[0])
+    if target is not None:
+        _dashes(draw, place(0, target)[1], size[0])
     for number, (density, error) in enumerate(zip(profile.density, profile.error, strict=True)):
         if density < 1:
             _disc(draw, place(density, error), depth.colour(number))
@@ -193,13 +193,13 @@ def _colour_bar(draw: ImageDraw.ImageDraw, depth: Scale, layers: tuple[int, ...]
         write(draw, (left + BAR_WIDTH + 10, place), str(layers[number]), SMALL, "lm", MUTED)
 
 
-def _legend(depth: Scale, profile: Profile, asked: float | None) -> Image.Image:
+def _legend(depth: Scale, profile: Profile, target: float | None) -> Image.Image:
     entries = [
         _entry(lambda draw, x, y: draw.line((0, y, 2 * x, y), fill=depth.colour(0), width=2 * SMOOTH), "a layer"),
         _entry(lambda draw, x, y: _disc(draw, (x, y), depth.colour(0)), "chosen"),
     ]
-    if asked is not None:
-        entries.append(_entry(lambda draw, x, y: _dashes(draw, y, 2 * x), f"asked: {asked:g}"))
+    if target is not None:
+        entries.append(_entry(lambda draw, x, y: _dashes(draw, y, 2 * x), f"asked: {target:g}"))
     if everything := _everything(profile):
         text = f"{everything} of {len(profile.layers)} layers keep everything"
         entries.append(_entry(lambda draw, x, y: _triangle(draw, (x, y)), text))

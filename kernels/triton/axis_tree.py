@@ -184,15 +184,15 @@ def _halve(
     shift = tl.full((), 32, tl.uint32)
     for _ in range(0, 32 // DIGIT):
         shift -= DIGIT
-        found = tl.zeros((2 * BINS,), tl.int32)
+        counts = tl.zeros((2 * BINS,), tl.int32)
         for first in range(begin, end, STEP):
             position = first + lane
             digits = _sortable(tl.load(scores + position, mask=position < end, other=0.0)) >> shift
             alike = (position < end) & ((digits >> DIGIT) == border)
-            found += tl.histogram(tl.where(alike, (digits & (BINS - 1)).to(tl.int32), BINS), 2 * BINS)
-        ends = tl.cumsum(found, axis=0)
+            counts += tl.histogram(tl.where(alike, (digits & (BINS - 1)).to(tl.int32), BINS), 2 * BINS)
+        ends = tl.cumsum(counts, axis=0)
         chosen = tl.sum(((ends < below) & (digit < BINS)).to(tl.int32), axis=0)
-        below -= tl.sum(tl.where(digit < chosen, found, 0), axis=0)
+        below -= tl.sum(tl.where(digit < chosen, counts, 0), axis=0)
         border = (border << DIGIT) | chosen.to(tl.uint32)
 
     lower = begin

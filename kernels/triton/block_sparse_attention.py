@@ -3,7 +3,7 @@
 # ruff: noqa: N803 - constexpr arguments are written in capitals, as Triton code does
 
 import math
-from typing import NamedTuple
+from typing import Protocol
 
 import torch
 import triton
@@ -15,6 +15,25 @@ from .quantise import row_codes
 
 # The largest attention weight in FP8 is 2^8: small ones then keep their precision. The normalisation undoes it.
 FP8_EXPONENT = 8
+
+
+class Config(Protocol):
+    """What the kernel takes of an attention_configs.Config."""
+
+    @property
+    def queries(self) -> int: ...
+
+    @property
+    def keys(self) -> int: ...
+
+    @property
+    def warps(self) -> int: ...
+
+    @property
+    def stages(self) -> int: ...
+
+    @property
+    def descriptors(self) -> bool: ...
 
 
 def launch(
@@ -32,7 +51,7 @@ def launch(
     return_lse: bool,
     largest: float,
     live_bits: int,
-    config: NamedTuple,
+    config: Config,
 ) -> tuple[Tensor, Tensor]:
     """Attention of q [B, H, N, D] over k, v [B, H, NC * chunk, D] in chunk layout, by `lists` of gather.chunk_lists
     whose entries have `live_bits` low bits of live rows, and over a tail where its first tensor, keep [B, H, QB, KB],
@@ -40,7 +59,7 @@ def launch(
 
     tokens [R, N], index [B, H]: the query order; tiles: its chunk layout, chunks of config.queries. steps: of keys, of
     the tail's keys and of the values, where these are at 8 bits; largest: code of 8-bit keys, 0 for 16-bit ones.
-    config: an attention_configs.Config for these tensors.
+    config: for these tensors.
 
     Returns out [B, N, H, D] and lse fp32 [B, H, N] (of no elements if not asked for).
     """

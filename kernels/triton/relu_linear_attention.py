@@ -115,18 +115,18 @@ def _kv_sums(
     keys = source + (DIM + dim).to(tl.int64)[:, None] * channel_stride
     values = source + (2 * DIM + dim).to(tl.int64)[:, None] * channel_stride
     weighted = tl.zeros((DIM, DIM), tl.float32)
-    seen = tl.zeros((DIM, TOKENS), tl.float32)
+    key_sums = tl.zeros((DIM, TOKENS), tl.float32)
     for first in range(part * PART, tl.minimum((part + 1) * PART, tokens), TOKENS):
         token = first + tl.arange(0, TOKENS)
         inside = (token < tokens)[None, :]
         place = _place(token, columns, row_stride, column_stride, FLAT)
         k = _relu(tl.load(keys + place, mask=inside, other=0.0))
         v = tl.load(values + place, mask=inside, other=0.0)
-        seen += k
+        key_sums += k
         weighted = tl.dot(v, tl.trans(k.to(v.dtype)), weighted, input_precision=PRECISION)
     target = out + (pair * parts + part) * ((DIM + 1) * DIM)
     tl.store(target + dim[:, None] * DIM + dim[None, :], weighted)
-    tl.store(target + DIM * DIM + dim, tl.sum(seen, axis=1))
+    tl.store(target + DIM * DIM + dim, tl.sum(key_sums, axis=1))
 
 
 @triton.jit(do_not_specialize=["columns", "heads"])
@@ -161,13 +161,13 @@ def _apply_sums(
     results = out + (pair // heads) * out_batch + (pair % heads) * DIM * out_channel + channel * out_channel
     sums += pair * ((DIM + 1) * DIM)
     weighted = tl.load(sums + dim[:, None] * DIM + dim[None, :])
-    seen = tl.load(sums + DIM * DIM + dim)[:, None]
+    key_sums = tl.load(sums + DIM * DIM + dim)[:, None]
     for first in range(part * PART, tl.minimum((part + 1) * PART, tokens), TOKENS):
         token = first + tl.arange(0, TOKENS)
         inside = (token < tokens)[None, :]
         place = _place(token, columns, row_stride, column_stride, FLAT)
         q = _relu(tl.load(queries + place, mask=inside, other=0.0))
-        weight = tl.sum(q * seen, axis=0) + EPSILON
+        weight = tl.sum(q * key_sums, axis=0) + EPSILON
         result = tl.dot(weighted, q, input_precision=PRECISION) / weight[None, :]
         place = token.to(tl.int64)[None, :] * out_token
         tl.store(results + place, result.to(out.dtype.element_ty), mask=inside)

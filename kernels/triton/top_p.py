@@ -82,18 +82,18 @@ def _select(
     if head_targets is not None:
         target = tl.load(head_targets + pair % heads)
     threshold = tl.minimum(_threshold(bits, score, target), _threshold(bits, count, rank))
-    wanted = bits >= threshold
-    chosen = wanted
+    selected = bits >= threshold
+    chosen = selected
 
     limit = tl.load(limits + row)
-    if tl.sum(tl.where(wanted, weight, 0.0), axis=0) > limit:
+    if tl.sum(tl.where(selected, weight, 0.0), axis=0) > limit:
         boundary = _threshold(bits, weight, limit + 1)
         above = tl.sum(tl.where(bits > boundary, weight, 0.0), axis=0)
         ties = bits == boundary
         fits = (bits > boundary) | (ties & (above + tl.cumsum(tl.where(ties, weight, 0.0), axis=0) <= limit))
         top = bits == tl.max(bits, axis=0)
         best = real & (block == tl.min(tl.where(top, block, WIDTH), axis=0))
-        chosen = wanted & (fits | best)
+        chosen = selected & (fits | best)
     tl.store(keep + row * blocks + block, chosen, mask=inside)
-    lost = tl.sum(tl.where(wanted, 1, 0), axis=0) - tl.sum(tl.where(chosen, 1, 0), axis=0)
+    lost = tl.sum(tl.where(selected, 1, 0), axis=0) - tl.sum(tl.where(chosen, 1, 0), axis=0)
     tl.store(capped + row, lost > 0)

@@ -16,7 +16,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from dit_accel.accel.bench.case import Case
 from dit_accel.accel.bench.pattern_row import Planned, verdict
-from dit_accel.accel.bench.sweep import Ask, Peers
+from dit_accel.accel.bench.sweep import Peers, Target
 from dit_accel.accel.bench.timing import peak_bytes, timed
 from dit_accel.tests.bench import flex, quality
 
@@ -97,7 +97,7 @@ def sage(case: Case) -> Ready:
     )
 
 
-def sol_attn(case: Case, asked_density: float | None) -> Ready:
+def sol_attn(case: Case, density: float | None) -> Ready:
     """comfy-kitchen's sol_attn at the tau that gives the density, with its tail, in the tokens' own order.
 
     Its kernels round queries, keys and values to INT8 and weights to unsigned INT8, the pooled scores that choose the
@@ -106,13 +106,13 @@ def sol_attn(case: Case, asked_density: float | None) -> Ready:
         raise Unavailable(reason)
     kitchen = _import("comfy_kitchen", "comfy-kitchen")
     version = version_of("comfy-kitchen")
-    if asked_density is None:
+    if density is None:
         raise Unavailable("its dial is set by the density, and none was asked for")
     if not kitchen.sol_attn_is_available(case.device):
         raise Unavailable(f"the sol_attn of {version} has no kernel for this device")
-    tau = quality.sol_tau(case.q, case.k, asked_density)
+    tau = quality.sol_tau(case.q, case.k, density)
     if tau is None:
-        raise Unavailable(f"its blocks of {quality.SOL_BLOCK} tokens cannot give a density of {asked_density}")
+        raise Unavailable(f"its blocks of {quality.SOL_BLOCK} tokens cannot give a density of {density}")
     q, k, v = (x.transpose(1, 2).contiguous() for x in (case.q, case.k, case.v))
     return Ready(
         lambda: kitchen.sol_attn(q, k, v, tau=tau, scale=case.scale),
@@ -159,33 +159,33 @@ DENSE: dict[str, Callable[[Case], Ready]] = {
 
 
 def measure_baseline(
-    case: Case, name: str, make: Callable[[], Ready], asked: str = "everything", asked_density: float | None = None
+    case: Case, name: str, make: Callable[[], Ready], target: str = "everything", target_density: float | None = None
 ) -> dict[str, Any]:
     """One row of a baseline, as `attention.measure` makes them, or one that says why there is none."""
-    row = {**case.about(), "pattern": name, "asked": asked, "asked_density": asked_density, "backend": None}
-    with warnings.catch_warnings(record=True) as said:
+    row = {**case.about(), "pattern": name, "asked": target, "asked_density": target_density, "backend": None}
+    with warnings.catch_warnings(record=True) as caught:
         # torch says in warnings why it does not take a backend.
         warnings.simplefilter("always")
         try:
-            return row | _measured(case, make(), asked_density)
+            return row | _measured(case, make(), target_density)
         except Unavailable as problem:
             reason = str(problem)
         # Other people's code refuses with whatever its libraries raise.
         except Exception as error:
-            hints = [str(warning.message).partition(" (Triggered internally")[0] for warning in said]
+            hints = [str(warning.message).partition(" (Triggered internally")[0] for warning in caught]
             reason = " ".join([f"{type(error).__name__}: {str(error).partition(chr(10))[0]}", *dict.fromkeys(hints)])
     if case.device.type == "cuda":
         torch.cuda.empty_cache()
     return row | {"valid": False, "remark": f"skipped: {reason}"}
 
 
-def _measured(case: Case, ready: Ready, asked_density: float | None) -> dict[str, Any]:
+def _measured(case: Case, ready: Ready, target_density: float | None) -> dict[str, Any]:
     out, ms, again_ms = timed(ready.run, case.repeats, case.device)
     row = {
         "formats": ready.formats,
         "version": ready.version,
         "density": ready.density,
-        "asked_density": asked_density,
+        "asked_density": target_density,
         "sparse_share": 1.0,
         "error": case.error(ready.finish(out)),
         "kernel_ms": ms,
@@ -200,12 +200,12 @@ def _dense_row(name: str, case: Case) -> dict[str, Any]:
     return measure_baseline(case, name, partial(DENSE[name], case))
 
 
-def _sol_attn_row(case: Case, ask: Ask) -> dict[str, Any]:
-    return measure_baseline(case, "sol_attn", partial(sol_attn, case, ask.density), ask.words, ask.density)
+def _sol_attn_row(case: Case, target: Target) -> dict[str, Any]:
+    return measure_baseline(case, "sol_attn", partial(sol_attn, case, target.density), target.words, target.density)
 
 
-def _flex_attention_row(planned: Planned, ask: Ask, name: str) -> dict[str, Any]:
-    return measure_baseline(planned.case, name, partial(flex_attention, planned), ask.words, ask.density)
+def _flex_attention_row(planned: Planned, target: Target, name: str) -> dict[str, Any]:
+    return measure_baseline(planned.case, name, partial(flex_attention, planned), target.words, target.density)
 
 
 def _import(module: str, distribution: str) -> ModuleType:

@@ -47,27 +47,27 @@ def measure(size: tuple[int, int, int] = SIZE, large: tuple[int, int, int] = LAR
     budget = replace(BUDGET, profile=profile)
     for prompt, seed in UNSEEN:
         with bundled.exact_errors() as errors:
-            found = run(sparse(budget), prompt, seed)
+            summary = run(sparse(budget), prompt, seed)
         row = {"prompt": prompt, "seed": seed, "asked": ERROR, "measured": statistics.mean(errors)}
-        rows.append({"what": "profile", **row, "density": found.density, "calls": len(errors)})
+        rows.append({"what": "profile", **row, "density": summary.density, "calls": len(errors)})
 
     timed = run(patch.record(sparse(), patch.ATTENTION), *MEASURED).recording
     again = make_profile(timed, "error", ERROR)
-    found = run(sparse(replace(BUDGET, profile=again)), *UNSEEN[0])
+    summary = run(sparse(replace(BUDGET, profile=again)), *UNSEEN[0])
     predicted = predict(timed.timing, again.density)
     for kind, seconds in (("sparse", predicted.sparse_step), ("dense", predicted.dense_step)):
-        real = [step.seconds for step in found.record.steps if (step.dense is None) == (kind == "sparse")]
+        real = [step.seconds for step in summary.timeline.steps if (step.dense is None) == (kind == "sparse")]
         rows.append({"what": "prediction", "step": kind, "predicted": seconds, "measured": statistics.median(real)})
 
-    guarded = run(sparse(guard="on"), *UNSEEN[0]).record.times
+    guarded = run(sparse(guard="on"), *UNSEEN[0]).timeline.times
     dense = recorded.recording.timing.dense_step * steps
     rows.append({"what": "guard", "seconds": guarded.guard, "run": total(guarded), "dense_run": dense})
     return rows
 
 
 def recording_row(run: RunSummary, size: tuple[int, int, int]) -> dict:
-    observed = [step.seconds for step in run.record.steps if step.observed]
-    measuring = run.record.times.recording
+    observed = [step.seconds for step in run.timeline.steps if step.observed]
+    measuring = run.timeline.times.recording
     plain = sum(observed) - measuring
     row = {"what": "recording", "size": size, "steps": len(observed), "seconds": measuring}
     return {**row, "share": measuring / plain}

@@ -44,7 +44,7 @@ def capture(
     t, h, w = grid
     length = FRAMES_PER_LATENT * (t - 1) + 1
     recorder = Recorder(blocks, heads)
-    found = []
+    captures = []
     with torch.inference_mode():
         encode = VideoEncoder(files["vae"])
         pixels = PATCH * encode.pixels
@@ -53,11 +53,11 @@ def capture(
         positive = conditioning_files.load(files["conditioning"])
         for sigma in sigmas:
             denoise_once(model, positive, latent, sigma, SEED)
-            found += [Capture(q, k, v, recorder.layout, block, sigma) for block, q, k, v in recorder.calls]
-    missing = set(blocks or ()) - {one.block for one in found}
+            captures += [Capture(q, k, v, recorder.layout, block, sigma) for block, q, k, v in recorder.calls]
+    missing = set(blocks or ()) - {capture.block for capture in captures}
     if missing:
         raise ValueError(f"blocks: the model has no video self-attention in {sorted(missing)}")
-    return found
+    return captures
 
 
 def _frames(clip: Path | None, length: int, height: int, width: int) -> torch.Tensor:
@@ -66,12 +66,14 @@ def _frames(clip: Path | None, length: int, height: int, width: int) -> torch.Te
     return read_frames(clip, range(length), height, width)
 
 
-def show(found: Sequence[Capture]) -> str:
+def show(captures: Sequence[Capture]) -> str:
     """A table of the captured calls: how concentrated each is."""
     # At least sixteen blocks, so that a share says something.
-    tokens = max(1, min(BLOCK, found[0].layout.total // 16))
+    tokens = max(1, min(BLOCK, captures[0].layout.total // 16))
     header = ("block", "sigma", f"share of key blocks ({tokens} tokens) for 90 % of the mass")
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    shares = (key_block_share(one.q.to(device), one.k.to(device), block=tokens) for one in found)
-    rows = [(f"{one.block}", f"{one.sigma}", f"{share:.3f}") for one, share in zip(found, shares, strict=True)]
+    rows = []
+    for capture in captures:
+        share = key_block_share(capture.q.to(device), capture.k.to(device), block=tokens)
+        rows.append((f"{capture.block}", f"{capture.sigma}", f"{share:.3f}"))
     return table(header, rows)

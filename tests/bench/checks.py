@@ -36,8 +36,8 @@ def gpu_tests(run: Run, done: Done) -> Iterator[dict]:
     for file in files:
         about = {"check": GPU_TESTS, "what": file.name, "of": len(files)}
         if not done(**about):
-            status, said = run([*pytest, str(file)], {})
-            last = (said.strip().splitlines() or [""])[-1]
+            status, output = run([*pytest, str(file)], {})
+            last = (output.strip().splitlines() or [""])[-1]
             # Skipped tests leave a status of 0 behind.
             all_ran = " passed" in last and "skipped" not in last
             problems = 1 if status else 0 if all_ran else None
@@ -56,17 +56,17 @@ def sanitizer(run: Run, done: Done) -> Iterator[dict]:
         # Without torch's cache of memory: what is written beyond a tensor would else land in the cache unseen.
         environment = {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}
         driver = [sys.executable, "-m", "dit_accel.tests.bench", "small_calls"]
-        status, said = run([SANITIZER, "--tool", tool, *OPTIONS, *driver], environment)
-        yield about | summary(status, said)
+        status, output = run([SANITIZER, "--tool", tool, *OPTIONS, *driver], environment)
+        yield about | summary(status, output)
 
 
-def summary(status: int, said: str) -> dict:
+def summary(status: int, output: str) -> dict:
     """What compute-sanitizer found: errors or hazards; None where the program under it did not end well."""
-    found = re.findall(r"(?:ERROR|RACECHECK) SUMMARY: (\d+)", said)
-    problems = int(found[-1]) if found else None
-    if problems == 0 and (status or "backend triton" not in said):
+    counts = re.findall(r"(?:ERROR|RACECHECK) SUMMARY: (\d+)", output)
+    problems = int(counts[-1]) if counts else None
+    if problems == 0 and (status or "backend triton" not in output):
         problems = None
-    remark = (said.strip().splitlines() or ["no output"])[-1]
+    remark = (output.strip().splitlines() or ["no output"])[-1]
     return {"problems": problems, "remark": remark, "failed": problems != 0}
 
 

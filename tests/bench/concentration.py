@@ -26,6 +26,6 @@ def key_block_share(q: Tensor, k: Tensor, mass: float = 0.9, block: int = BLOCK)
         weights = (rows @ k.transpose(2, 3)).softmax(-1)
         # [B, H, key blocks], each query block's mass adding up to 1.
         per_block = weights.unflatten(-1, (blocks, block)).sum(-1).mean(2)
-        held = per_block.sort(-1, descending=True).values.cumsum(-1)
-        shares.append(((held < mass).sum(-1) + 1).clamp(max=blocks).float().mean() / blocks)
+        cumulative = per_block.sort(-1, descending=True).values.cumsum(-1)
+        shares.append(((cumulative < mass).sum(-1) + 1).clamp(max=blocks).float().mean() / blocks)
     return torch.stack(shares).mean().item()

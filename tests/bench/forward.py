@@ -18,7 +18,7 @@ from dit_accel.accel.attention.run import Settings
 from dit_accel.accel.bench.case import relative_error
 from dit_accel.accel.bench.drawn import drawn_frames
 from dit_accel.accel.bench.pattern_row import verdict
-from dit_accel.accel.bench.sweep import Ask
+from dit_accel.accel.bench.sweep import Target
 from dit_accel.accel.bench.timing import Timing, peak_bytes, timed
 
 # Channels of a latent of Wan 2.1, and its pixels in a token's side.
@@ -93,40 +93,40 @@ def drawn_latent(grid: tuple[int, int, int]) -> Tensor:
     return (latent / latent.std((1, 2, 3), keepdim=True))[None]
 
 
-def asked(density: float) -> Ask:
+def target_of(density: float) -> Target:
     """Every block of queries keeps that part of the keys: no search for a top_p, which would take many forwards."""
-    return Ask(density, Budget(top_p=1.0, floor=0.0, max_density=density))
+    return Target(density, Budget(top_p=1.0, floor=0.0, max_density=density))
 
 
 def rows_of(
     case: Case,
     patterns: Sequence[str],
-    asks: Sequence[Ask],
+    targets: Sequence[Target],
     precisions: Sequence[str],
     fallback: str,
     done: Callable[..., bool],
 ) -> Iterator[dict[str, Any]]:
     """The rows of `case` one by one. fallback: as on the node. done(**fields) says that there is a row with such
     fields, which is left out."""
-    for ask in asks:
+    for target in targets:
         # Sparse in all steps and layers, whatever the length.
-        budget = replace(ask.budget, dense_first=0.0, dense_last=0.0, dense_blocks=frozenset(), min_tokens=0)
+        budget = replace(target.budget, dense_first=0.0, dense_last=0.0, dense_blocks=frozenset(), min_tokens=0)
         for pattern in patterns:
             for precision in precisions:
                 # The guard would raise the density of weights that were never trained.
                 settings = Settings(pattern, precision, guard="off", fallback=fallback, budget=budget)
-                if not done(pattern=pattern, precision=precision, asked=ask.words):
-                    yield measure(case, settings, ask)
+                if not done(pattern=pattern, precision=precision, asked=target.words):
+                    yield measure(case, settings, target)
 
 
-def measure(case: Case, settings: Settings, ask: Ask) -> dict[str, Any]:
+def measure(case: Case, settings: Settings, target: Target) -> dict[str, Any]:
     """One row: evaluations under `settings` beside dense ones of the same model on the same input."""
     row = {
         **case.about(),
         "pattern": settings.pattern,
         "precision": settings.precision,
-        "asked": ask.words,
-        "asked_density": ask.density,
+        "asked": target.words,
+        "asked_density": target.density,
     }
     try:
         (dense, dense_peak), attention_share = case.dense

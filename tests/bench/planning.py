@@ -45,11 +45,11 @@ def pattern_rows(case: Case, pattern: str, density: float) -> Iterator[Row]:
     """The steps of planning, each as two medians in milliseconds, `gathers` among them: they belong to the executor,
     which needs them because of the plan's orders."""
     row = case.about() | {"pattern": pattern, "asked_density": density}
-    found = budget_at(lambda: Planner(case, pattern, Budget()).call, pattern, density)
-    if found is None:
+    choice = budget_at(lambda: Planner(case, pattern, Budget()).call, pattern, density)
+    if choice is None:
         yield row | {"remark": "skipped: the pattern cannot give that density here"}
         return
-    planner = Planner(case, pattern, found[0])
+    planner = Planner(case, pattern, choice[0])
     for call, plan in ((FIRST, planner.first), (LATER, planner.again)):
         for _ in range(WARM_UP[case.device.type]):
             last = plan()
@@ -100,8 +100,10 @@ def peer(tokens: Tensor, start: Tensor, backend: str) -> Callable[[], Tensor]:
     flat, centroids = tokens.flatten(0, 1).contiguous(), start.flatten(0, 1).contiguous()
 
     def run() -> Tensor:
-        found = cluster(flat, start.shape[2], max_iters=WARM_ITERATIONS, tol=0.0, init_centroids=centroids)
-        return found[1].view_as(start)
+        _, centroids_after, *_ = cluster(
+            flat, start.shape[2], max_iters=WARM_ITERATIONS, tol=0.0, init_centroids=centroids
+        )
+        return centroids_after.view_as(start)
 
     return run
 

@@ -76,8 +76,8 @@ def judge(
             tail = plan.tail or make_tail(make_call(), plan.keys)
             mass = kept_mass(q, k, plan, scale)
             for with_tail in (False, True):
-                one = replace(plan, tail=tail if with_tail else None)
-                out = executor.execute(q, k, v, one, scale=scale, backend=backend)
+                variant = replace(plan, tail=tail if with_tail else None)
+                out = executor.execute(q, k, v, variant, scale=scale, backend=backend)
                 rows.append(
                     {
                         "source": source.name,
@@ -109,8 +109,8 @@ def multiplied(plan: SparsePlan) -> float:
     chunk = CHUNK if plan.keys.tall_chunks is None else TALL
     queries, keys = plan.queries.sizes(), plan.keys.sizes()
     rows, columns = (-(-sizes // tile) * tile for sizes, tile in ((queries, QUERY_TILE), (keys, chunk)))
-    made = torch.einsum("bhq,bhqk,bhk->bh", rows.float(), plan.keep.float(), columns.float())
-    return (made / (queries.sum(-1) * keys.sum(-1))).mean().item()
+    products = torch.einsum("bhq,bhqk,bhk->bh", rows.float(), plan.keep.float(), columns.float())
+    return (products / (queries.sum(-1) * keys.sum(-1))).mean().item()
 
 
 def sol_attn_problem(head_dim: int) -> str | None:
@@ -149,8 +149,8 @@ def judge_sol_attn(inputs: Inputs, densities: Sequence[float], *, device: str) -
                 for h in range(q.shape[1])
             ]
             out = torch.cat([part.transpose(1, 2) for part in parts], dim=1)
-            found = {"source": "sol_attn", "asked_density": density, "tail": tail, "products": None, "mass": None}
-            rows.append(found | {"density": sol_density(q, k, tau), "error": relative_error(out, exact)})
+            row = {"source": "sol_attn", "asked_density": density, "tail": tail, "products": None, "mass": None}
+            rows.append(row | {"density": sol_density(q, k, tau), "error": relative_error(out, exact)})
     return rows
 
 

@@ -342,10 +342,13 @@ def _lines() -> Iterator[str]:
         ("card", "dense attention", "sparse attention", "other products", "vector, exp", "memory"),
         [
             (
-                one.card.name,
-                *(f"{part:.0%}" for part in (*matrix_parts(one.card).values(), OTHER_EFFICIENCY, BANDWIDTH_EFFICIENCY)),
+                peaks.card.name,
+                *(
+                    f"{part:.0%}"
+                    for part in (*matrix_parts(peaks.card).values(), OTHER_EFFICIENCY, BANDWIDTH_EFFICIENCY)
+                ),
             )
-            for one in PEAKS
+            for peaks in PEAKS
         ],
     )
     for peaks in PEAKS:

@@ -16,7 +16,7 @@ LAYERS = 2  # of the model
 
 @pytest.fixture(autouse=True)
 def _one_graph(comfy, monkeypatch):
-    """As on a GPU: attention that torch.compile can trace, so that a model evaluation is one graph."""
+    """As on a GPU: attention that torch.compile can trace, so that a forward is one graph."""
     import comfy.ldm.modules.attention
     import comfy.ldm.wan.model
 
@@ -61,7 +61,7 @@ def test_a_graph_from_before_our_node_is_named(tiny, case, model, caplog):
     with caplog.at_level(logging.INFO, logger="dit_accel"):
         tiny.sample(sparse, case)
     assert tiny.history(sparse)[0].sparse_calls == 0
-    assert "no attention call came by in 2 model evaluations" in caplog.text
+    assert "no attention call came by in 2 forward passes" in caplog.text
     assert "torch.compile" in caplog.text
 
 

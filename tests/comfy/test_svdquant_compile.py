@@ -16,7 +16,7 @@ from dit_accel.tests.support.quantised_wan import quantised
 
 @pytest.fixture(autouse=True)
 def _one_graph(comfy, monkeypatch):
-    """As on a GPU: attention that torch.compile can trace, so that a model evaluation is one graph."""
+    """As on a GPU: attention that torch.compile can trace, so that a forward is one graph."""
     import comfy.ldm.flux.math
     import comfy.ldm.modules.attention
     import comfy.ldm.wan.model

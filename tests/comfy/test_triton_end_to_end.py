@@ -4,6 +4,7 @@ import importlib
 
 import pytest
 
+from dit_accel.accel.attention.planners import PATTERNS
 from dit_accel.accel.comfy.sparse import sparse_call
 from dit_accel.kernels import registry
 from dit_accel.tests.support.closeness import NETWORK, assert_close
@@ -24,13 +25,14 @@ CLUSTERS = {("kmeans", "launch_assign"), ("group", "launch")}
 TREE = ("axis_tree", "launch")
 ERROR = ("compensation_error", "launch")
 GATHER, QUANTISE = ("gather", "launch_gather"), ("quantise", "launch")
-UNUSED = {
-    "svg_ear": {TREE},
-    "svg2": {ERROR, TREE},
-    "tree": CLUSTERS | {ERROR},
-    **dict.fromkeys(("pooled", "window", "svg1"), CLUSTERS | {ERROR, TREE}),
-}
 REST = ("pooled", "window", "svg1")
+
+
+def unused(pattern: str) -> set:
+    """The kernels that a pattern has no use for, by what it says of its planning."""
+    planning = PATTERNS[pattern].planning
+    use = ((CLUSTERS, planning.clusters), ({ERROR}, planning.probe), ({TREE}, planning.trees))
+    return set().union(*(kernels for kernels, used in use if not used))
 
 
 @pytest.fixture
@@ -75,8 +77,8 @@ def test_every_kernel_runs_and_agrees_with_the_reference(tiny, launched, monkeyp
     (run,) = tiny.history(sparse)
     assert run.sparse == {f"triton{label}": case.calls}
     assert 0.05 < run.density < 0.9
-    unused = UNUSED[pattern] | {GATHER if label else QUANTISE}
-    assert {kernel for kernel, count in launched.items() if count} == set(LAUNCHES) - unused
+    idle = unused(pattern) | {GATHER if label else QUANTISE}
+    assert {kernel for kernel, count in launched.items() if count} == set(LAUNCHES) - idle
     assert all(count == 0 or count >= case.calls for count in launched.values()), launched
 
     monkeypatch.setattr(registry, "choose", lambda *_, **__: (None, "switched off"))

@@ -30,7 +30,7 @@ def tokens(batch: int, layout: TokenLayout, heads: int, dim: int, seed: int) -> 
 def call(pattern, q, k, v, layout, cache, backend="triton"):
     scale = q.shape[-1] ** -0.5
     budget = Budget(top_p=0.7, floor=0.0)
-    plan = PATTERNS[pattern].plan(make_call(q, k, v, layout, cache=cache, backend=backend), budget)
+    plan = PATTERNS[pattern].plan(make_call(q, k, v, layout, cache=cache, backend=backend), budget.spending())
     return plan, executor.execute(q, k, v, plan, scale=scale, backend=backend)
 
 

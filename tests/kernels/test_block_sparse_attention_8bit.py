@@ -67,7 +67,7 @@ def cost_on_captures(captures, pattern, formats, backend):
     for inputs in captures:
         q, k, v = (x.float() for x in inputs[:3])
         call = make_call(q, k, v, inputs.layout)
-        plan = PATTERNS[pattern].plan(call, Budget(top_p=0.8))
+        plan = PATTERNS[pattern].plan(call, Budget(top_p=0.8).spending())
         assert plan.density() < 0.9
         exact = execute(q, k, v, plan, scale=call.scale, backend="reference")
         out = execute(q, k, v, plan, scale=call.scale, formats=formats, backend=backend)

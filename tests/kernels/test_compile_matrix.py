@@ -17,7 +17,7 @@ import pytest
 from dit_accel import kernels
 
 COMPILER = Path(__file__).with_name("compile_for.py")
-SOURCES = [*sorted(Path(kernels.__file__).parent.glob("*.py")), COMPILER]
+SOURCES = [*sorted(Path(kernels.__file__).parent.rglob("*.py")), COMPILER]
 
 KIB = 1024
 CHIPS = {  # bytes of shared memory that one program may use, and the fastest matrix instruction
@@ -42,7 +42,7 @@ TALL_SPILLS = {
 }  # _attend's there, on the chips that read them by tensor descriptor
 KERNELS = {"_attend", "_gather", "_lists", "_quantise", "_assign", "_count", "_place", "_mean", "_error", "_select"}
 KERNELS |= {"_axes", "_scores", "_halve", "_unpack", "_rows", "_scale"}
-# A program of so many warps that tcgen05 does not serve it (triton_axis_tree.py).
+# A program of so many warps that tcgen05 does not serve it (kernels/triton/axis_tree.py).
 OTHER_UNITS = {("sm_100", "_axes"): "mma.sync"}
 # Their tiles, of as few as 16 rows, are too low for the fastest instructions.
 LOW_TILES = {"_kv_sums", "_apply_sums", "_attend_part"}

@@ -120,7 +120,7 @@ def test_8_bits(make_problem, described, formats, tail, dim):
 
 
 @pytest.mark.spread(1)
-@pytest.mark.parametrize("pattern", ["window", "radial", "svg1", "pooled", "tree"])
+@pytest.mark.parametrize("pattern", [name for name, row in PATTERNS.items() if not row.planning.clusters])
 @pytest.mark.parametrize("formats", [None, Formats(INT8, FP8)], ids=["16", "8"])
 @pytest.mark.parametrize(
     ("batch", "layout"),
@@ -131,7 +131,7 @@ def test_patterns_whose_blocks_the_host_knows(described, pattern, formats, batch
     random = torch.Generator().manual_seed(0)
     q, k, v = (torch.randn(batch, 1, layout.total, 64, generator=random) for _ in range(3))
     call = make_call(q, k, v, layout)
-    plan = PATTERNS[pattern].plan(call, Budget(top_p=0.5, max_density=0.1))
+    plan = PATTERNS[pattern].plan(call, Budget(top_p=0.5, max_density=0.1).spending())
     out, expected = (
         execute(q, k, v, plan, formats=formats, scale=call.scale, backend=backend)
         for backend in ("triton", "reference")
@@ -143,7 +143,7 @@ def test_patterns_whose_blocks_the_host_knows(described, pattern, formats, batch
 def test_clusters_go_through_pointers(described):
     layout = TokenLayout((4, 8, 8))
     q, k, v = (torch.randn(1, 1, layout.total, 64, generator=torch.Generator().manual_seed(0)) for _ in range(3))
-    plan = PATTERNS["svg2"].plan(make_call(q, k, v, layout), Budget())
+    plan = PATTERNS["svg2"].plan(make_call(q, k, v, layout), Budget().spending())
     execute(q, k, v, plan, scale=0.1, backend="triton")
     assert plan.keys.tall_chunks is None and not described
 

@@ -8,7 +8,7 @@ from dit_accel.tests.support.checkpoints import CALLS
 from dit_accel.tests.support.graphs import SMALL, Graph, nonce, video
 
 MODEL = "wan21_t2v"
-# In the second model evaluation, so that there is warm-start state to lose.
+# In the second forward, so that there is warm-start state to lose.
 CALL = CALLS[MODEL] + 1
 
 

@@ -58,7 +58,7 @@ def test_nan_is_evaluated_again(play, recorded):
     """The third sparse call is that of layer 2 in the first step."""
     result, found, text = run(play, "on", kind="nan", call=3, recorded=recorded)
     assert np.isfinite(result.latent).all()
-    assert found["guard"][0] == "step 1: layer 2 gave NaN or Inf; evaluated again, dense"
+    assert found["guard"][0] == "step 1: layer 2 gave NaN or Inf; run again, dense"
     assert "guard: step 1: layer 2 gave NaN or Inf" in text
     density = np.array(found["density"])
     assert (density[2] == 1).all() and (density[:, 0] == 1).all()

@@ -1,4 +1,4 @@
-"""Every way of sampling: how many model evaluations a run sees, and which of them are sparse."""
+"""Every way of sampling: how many forwards a run sees, and which of them are sparse."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""A model evaluation as the APPLY_MODEL wrapper describes it, without ComfyUI or a model."""
+"""A forward as the APPLY_MODEL wrapper describes it, without ComfyUI or a model."""
 
 import contextlib
 
@@ -9,7 +9,7 @@ from dit_accel.accel.attention.run import Run, Settings
 from dit_accel.accel.attention.schedule import SigmaWindow
 from dit_accel.accel.comfy.families import Family
 from dit_accel.accel.comfy.sparse import override, sparse_call
-from dit_accel.accel.comfy.sparse.forward_state import FORWARD_KEY, Forward
+from dit_accel.accel.comfy.sparse.forward_state import FORWARD_KEY, ForwardState
 from dit_accel.accel.comfy.sparse.override import attention_override
 
 
@@ -19,8 +19,8 @@ def make_run(fallback: str = "error", pattern: str = "svg2") -> Run:
     return Run(Settings(pattern=pattern, fallback=fallback, budget=budget), budget, SigmaWindow(), "stand-in")
 
 
-def make_forward(run: Run, layout: TokenLayout, branches: tuple = ("a", "b"), previous=None) -> Forward:
-    return Forward(
+def make_forward(run: Run, layout: TokenLayout, branches: tuple = ("a", "b"), previous=None) -> ForwardState:
+    return ForwardState(
         run=run,
         model=None,
         family=Family("stand-in", None, None),

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from dit_accel.accel.attention import reasons
 from dit_accel.accel.attention.account.run_summary import RunSummary
-from dit_accel.accel.attention.account.timeline import RunRecord, Step
+from dit_accel.accel.attention.account.timeline import Step, Timeline
 from dit_accel.accel.attention.budget import Budget, parse_blocks
 from dit_accel.accel.attention.planners import PATTERNS
 from dit_accel.accel.attention.schedule import SigmaWindow
@@ -25,10 +25,10 @@ def steps(*dense, slow=1.0, fast=0.9):
     )
 
 
-def run(record=None, **changes):
+def run(timeline=None, **changes):
     """A run that nothing is to be said about."""
-    record = record or {}
-    all_steps = record.pop("steps", steps(WINDOW, *[None] * 9))
+    timeline = timeline or {}
+    all_steps = timeline.pop("steps", steps(WINDOW, *[None] * 9))
     sparse = [step.dense is None for step in all_steps]
     defaults = {
         "steps": all_steps,
@@ -37,7 +37,7 @@ def run(record=None, **changes):
     }
     known = {"pattern": "svg2", "model": "WanModel", "budget": "custom", "sparse": {"triton": 36}, "density": 0.3}
     known |= {"dense": {WINDOW: 4}, "plan_share": 0.1}
-    return RunSummary(**{**known, **changes}, record=RunRecord(**{**defaults, **record}))
+    return RunSummary(**{**known, **changes}, timeline=Timeline(**{**defaults, **timeline}))
 
 
 def everywhere(value, layers=4, columns=10):
@@ -223,9 +223,8 @@ def summaries(draw):
         one = draw(st.none() | values)
         return tuple(tuple(one or draw(values) for _ in range(columns)) for _ in range(rows))
 
-    record = RunRecord(
-        schedule, grid(fraction), grid(value), grid(value), guard=tuple(draw(st.sets(st.just("raised"))))
-    )
+    guard = tuple(draw(st.sets(st.just("raised"))))
+    timeline = Timeline(schedule, grid(fraction), grid(value), grid(value), guard=guard)
     return RunSummary(
         draw(st.sampled_from(list(PATTERNS))),
         "Model",
@@ -235,7 +234,7 @@ def summaries(draw):
         density=draw(fraction),
         capped=draw(fraction),
         plan_share=draw(fraction),
-        record=record,
+        timeline=timeline,
     )
 
 
@@ -253,7 +252,7 @@ def test_advice_never_contradicts_itself(summary):
     if not summary.sparse_calls:
         assert not raised - set(re.findall(r"guard.*raise (\w+)", text)) and not lowered
     for blocks in re.findall(r"dense_blocks ([\d, -]+)\)", text):
-        assert parse_blocks(blocks) < set(range(len(summary.record.density)))
+        assert parse_blocks(blocks) < set(range(len(summary.timeline.density)))
 
 
 def test_the_contradictions_that_could_be():

@@ -10,7 +10,7 @@ import torch
 from dit_accel.accel.attention import reasons
 from dit_accel.accel.attention.account.run_summary import RunSummary
 from dit_accel.accel.attention.budget import Budget
-from dit_accel.accel.bench.sweep import Ask
+from dit_accel.accel.bench.sweep import Target
 from dit_accel.accel.cli.row_file import Rows
 from dit_accel.tests.bench import forward
 from dit_accel.tests.bench.__main__ import main
@@ -62,11 +62,11 @@ def make_case(model, layers=2, repeats=3):
     return forward.Case(lambda: model, {"dim": 256}, layers, (2, 3, 4), torch.device("cpu"), repeats)
 
 
-QUARTER = forward.asked(0.25)
+QUARTER = forward.target_of(0.25)
 
 
-def rows(case, asks=(QUARTER,), precisions=("16-bit",), done=lambda **fields: False):
-    return list(forward.rows_of(case, ["window"], asks, precisions, "reference", done))
+def rows(case, targets=(QUARTER,), precisions=("16-bit",), done=lambda **fields: False):
+    return list(forward.rows_of(case, ["window"], targets, precisions, "reference", done))
 
 
 def test_a_row(timings):
@@ -87,13 +87,13 @@ def test_a_block_is_a_model_of_one_layer(timings):
 
 def test_dense_is_measured_once_for_all_rows(timings):
     model = Model()
-    assert len(rows(make_case(model), [forward.asked(0.2), forward.asked(0.3)], ["16-bit", "8-bit"])) == 4
+    assert len(rows(make_case(model), [forward.target_of(0.2), forward.target_of(0.3)], ["16-bit", "8-bit"])) == 4
     assert model.runs["dense"] == 7
 
 
 def test_the_whole_run_is_sparse_and_the_budget_is_what_was_asked(timings):
     model = Model()
-    rows(make_case(model), [forward.asked(0.2), Ask(None, Budget(top_p=0.7, max_density=0.5))])
+    rows(make_case(model), [forward.target_of(0.2), Target(None, Budget(top_p=0.7, max_density=0.5))])
     for settings, (top_p, floor, most) in zip(model.settings, [(1.0, 0.0, 0.2), (0.7, 0.05, 0.5)], strict=True):
         budget = settings.budget
         assert (budget.top_p, budget.floor, budget.max_density) == (top_p, floor, most)

@@ -60,11 +60,19 @@ def test_custom_uses_the_numbers_and_a_preset_ignores_them():
         make_budget("fastest", "", **NUMBERS)
 
 
-def test_auto_depends_on_the_steps():
-    auto = PRESETS["auto"]
-    assert auto.resolve(steps=4).preset == "few_step"
-    assert auto.resolve(steps=30).preset == "faithful"
-    assert Budget().resolve(steps=4) == Budget()
+@pytest.mark.parametrize(("steps", "preset"), [(1, "few_step"), (10, "few_step"), (11, "faithful"), (30, "faithful")])
+def test_auto_depends_on_the_steps(steps, preset):
+    assert PRESETS["auto"].resolve(steps) == PRESETS[preset]
+    assert Budget().resolve(steps) == Budget()
+
+
+@pytest.mark.parametrize("steps", [4, 30])
+@pytest.mark.parametrize("preset", ["custom", *PRESETS])
+def test_every_preset_keeps_its_profile(preset, steps):
+    profile = object()
+    budget = make_budget(preset, "", profile, **NUMBERS)
+    assert budget.profile is profile and budget.resolve(steps).profile is profile
+    assert make_budget(preset, "", **NUMBERS).resolve(steps).profile is None
 
 
 def test_presets_get_denser_from_turbo_to_faithful():

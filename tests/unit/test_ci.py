@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parents[2]
 TOOL = """#!/usr/bin/env bash
 if [ "$1 $2" = "-m venv" ]; then
     mkdir -p "$3/bin"
-    for tool in pip pytest ruff lint-imports; do cp "$0" "$3/bin/$tool"; done
+    for tool in pip pytest ruff lint-imports mypy; do cp "$0" "$3/bin/$tool"; done
 fi
 echo "$(basename "$(dirname "$(dirname "$0")")")|$COMFYUI_PATH|${CI:-}|$(basename "$0") $*" >> "$CALLS"
 """
@@ -73,22 +73,24 @@ def test_one_checkout(run, checkout):
     assert tiers == [f"pytest -m {tier}" for tier in ("matrix", "thorough", "slow", "browser")]
     assert {path for _, path, *_ in pytest_calls(calls)} == {str(old)}
     assert all(ci for _, _, ci, _ in pytest_calls(calls))
-    linters = [command for *_, command in calls if command.startswith(("ruff", "lint-imports"))]
-    assert linters == ["ruff check .", "ruff format --check .", "lint-imports "]
+    linters = [command for *_, command in calls if command.startswith(("ruff", "lint-imports", "mypy"))]
+    assert linters == ["ruff check .", "ruff format --check .", "lint-imports ", "mypy "]
 
 
 def test_as_somebody_without_a_comfyui(run, checkout, tmp_path):
-    """The README's two words and no more, in an environment that is kept; skips are no failures."""
+    """The README's two words and no more, in an environment that is kept and follows the tree to another folder; skips
+    are no failures."""
     old = checkout("old", "a")
     done, calls = run(COMFYUI_PATH=old, CI="true")
     assert done.returncode == 0, done.stderr
     *made, (environment, path, ci, command) = [call for call in calls if is_bare(call[0])]
-    assert [command for *_, command in made] == ["pip install -q -e .[test]"]
+    follow = "pip install -q --no-deps -e ."
+    assert [command for *_, command in made] == ["pip install -q -e .[test]", follow]
     assert (command.strip(), ci) == ("pytest", "")
     assert path and not (tmp_path / path).exists()
     assert (tmp_path / "dit-accel-ci" / environment / "ready").exists()
     _, again = run(COMFYUI_PATH=old)
-    assert [command for *_, command in [call for call in again if is_bare(call[0])]] == ["pytest "]
+    assert [command for *_, command in [call for call in again if is_bare(call[0])]] == [follow, "pytest "]
 
 
 @pytest.mark.parametrize("requirements", ["a", "b"])

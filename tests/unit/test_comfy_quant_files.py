@@ -123,6 +123,11 @@ CASES = {
         {"a.comfy_quant": marker(format="dit_accel_w4", grid="int4", group_size=64, unsigned_from=128)},
         "a.unsigned_from: expected null or an input channel below 128, found 128",
     ),
+    "unsigned from a fraction": (
+        OURS,
+        {"a.comfy_quant": marker(format="dit_accel_w4", grid="int4", group_size=64, unsigned_from=64.0)},
+        "a.unsigned_from: expected null or an input channel below 128, found 64.0",
+    ),
 }
 
 

@@ -159,6 +159,7 @@ def test_settings_of_another_file_do_not_count():
         ({"scaling_factor": "0.3"}, "scaling_factor: expected a float or int, found '0.3'"),
         ({"encoder_out_shortcut": "no"}, "encoder_out_shortcut: expected a bool"),
         ({"decoder_act_fns": ["relu"]}, "decoder_act_fns: expected relu or silu for each stage"),
+        ({"decoder_act_fns": [["relu"]] * 6}, "decoder_act_fns: expected relu or silu for each stage"),
         ({"decoder_act_fns": "gelu"}, "decoder_act_fns: expected relu or silu for each stage"),
         ({"decoder_conv_act_fn": "gelu"}, "decoder_conv_act_fn: expected relu or silu, found gelu"),
     ],
@@ -186,7 +187,7 @@ def test_hints_of_a_file(tmp_path):
     assert gather(path, {}).settings["scaling_factor"] == 0.5
     config.write_text(json.dumps({"_class_name": "AutoencoderKL", "scaling_factor": 0.5}))
     assert gather(path, {}).settings == {}
-    for text in ("", "[1]", "{"):
+    for text in ("", "[1]", "{", "[" * 100_000):
         config.write_text(text)
         assert gather(path, {}).settings == {}
     inside = json.dumps({"_class_name": "AutoencoderDC", "scaling_factor": 0.25})

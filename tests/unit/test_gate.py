@@ -202,8 +202,8 @@ def test_measuring_times_all_that_the_fit_needs():
     assert costs.dense > 0
     assert len(found) == 18
     assert all(one.milliseconds > 0 for one in found)
-    assert {one.what for one in found} == {"dense", "window", "svg2", "svg2 plan, 8 rounds", "svg2 plan, 2 rounds"}
-    assert all(0.05 < one.density < 0.6 for one in found if one.what in ("window", "svg2"))
+    assert {one.name for one in found} == {"dense", "window", "svg2", "svg2 plan, 8 rounds", "svg2 plan, 2 rounds"}
+    assert all(0.05 < one.density < 0.6 for one in found if one.name in ("window", "svg2"))
     assert "svg2 plan" in bench_gate.show(found, costs)
 
 
@@ -393,7 +393,7 @@ def sparse_calls(monkeypatch):
     """Stands in for the sparse computation; the backends that it was to run on."""
     backends = []
 
-    def stand_in(forward, layer, q, k, v, scale, backend, spending):
+    def stand_in(forward, layer, q, k, v, scale, backend):
         backends.append(backend)
         return torch.empty_like(q)
 

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from dit_accel.accel.attention.account.forward_statistics import CallNumbers
+from dit_accel.accel.attention.account.forward_statistics import CallNumbers, SampleNumbers
 from dit_accel.accel.attention.account.sample import sample, sampled_rows
 from dit_accel.accel.attention.executor import execute
 from dit_accel.accel.attention.guard import EVERY, RAISES, ROWS, Guard, Promise
@@ -22,7 +22,7 @@ MASS = Promise(error=None, mass=True)
 
 def found(block: int = 3, *, error: float = 0.0, mass: float = 0.9, capped: float = 0.0, finite: bool = True):
     """A sampled call that promised 0.9; error: relative."""
-    return CallNumbers(block, 0.3, capped, (0.0,) * 3, 0.9, finite, error**2 * 100.0, 100.0, mass)
+    return CallNumbers(block, 0.3, capped, (0.0,) * 3, 0.9, finite, SampleNumbers(error**2 * 100.0, 100.0, mass))
 
 
 def guard_after(*calls: CallNumbers, promise: Promise = MASS, steps: int = 30) -> Guard:
@@ -74,30 +74,30 @@ def test_a_broken_mass_promise_raises_the_layer_twice_then_it_is_dense():
     guard = Guard(True, 30)
     guard.begin(0)
     guard.learn(found(mass=0.84), MASS)
-    assert guard.raised(3)(0.9) == 0.9, "not in the step in which it was found"
+    assert guard.raised(3, 0.9) == 0.9, "not in the step in which it was found"
     for raised in (0.95, 0.975):
         guard.begin(guard._step + 1)
-        assert guard.raised(3)(0.9) == pytest.approx(raised)
-        assert guard.raised(2)(0.9) == 0.9
+        assert guard.raised(3, 0.9) == pytest.approx(raised)
+        assert guard.raised(2, 0.9) == 0.9
         assert not guard.is_dense(3)
         guard.learn(found(mass=0.84), MASS)
     guard.begin(guard._step + 1)
     assert guard.is_dense(3)
     assert not guard.is_dense(2)
-    assert len(guard.said) == RAISES + 1
-    assert guard.said[0] == "layer 3, step 1: kept mass 0.84, 0.90 promised; top_p raised to 0.950"
-    assert guard.said[-1] == "layer 3, step 3: kept mass 0.84, 0.90 promised; dense from the next step on"
+    assert len(guard.actions) == RAISES + 1
+    assert guard.actions[0] == "layer 3, step 1: kept mass 0.84, 0.90 promised; top_p raised to 0.950"
+    assert guard.actions[-1] == "layer 3, step 3: kept mass 0.84, 0.90 promised; dense from the next step on"
 
 
 def test_a_raise_never_reaches_more_than_everything():
     guard = guard_after(found(mass=0.1))
-    assert guard.raised(3)(1.0) == 1.0
-    assert guard.raised(3)(0.05) < 1
+    assert guard.raised(3, 1.0) == 1.0
+    assert guard.raised(3, 0.05) < 1
 
 
 @pytest.mark.parametrize(("mass", "broken"), [(0.851, False), (0.849, True), (1.0, False)])
 def test_the_slack_of_mass(mass, broken):
-    assert bool(guard_after(found(mass=mass)).said) == broken
+    assert bool(guard_after(found(mass=mass)).actions) == broken
 
 
 def test_a_raised_layer_is_on_probation_for_one_step():
@@ -115,26 +115,26 @@ def test_a_raised_layer_is_on_probation_for_one_step():
 
 @pytest.mark.parametrize("capped", [0.051, 1.0])
 def test_capped_rows_promise_no_mass(capped):
-    assert not guard_after(found(mass=0.2, capped=capped)).said
-    assert guard_after(found(mass=0.2, capped=0.049)).said
+    assert not guard_after(found(mass=0.2, capped=capped)).actions
+    assert guard_after(found(mass=0.2, capped=0.049)).actions
 
 
 def test_a_static_pattern_promises_no_mass():
-    assert not guard_after(found(mass=0.2), promise=Promise(error=None, mass=False)).said
+    assert not guard_after(found(mass=0.2), promise=Promise(error=None, mass=False)).actions
 
 
 def test_the_error_that_a_profile_promises():
     promise = Promise(error=0.05, mass=True)
-    assert not guard_after(found(error=0.074, mass=0.1), promise=promise).said, "a profile promises no mass"
+    assert not guard_after(found(error=0.074, mass=0.1), promise=promise).actions, "a profile promises no mass"
     guard = guard_after(found(error=0.076), promise=promise)
-    assert guard.said == ["layer 3, step 5: error 0.076, 0.050 expected; top_p raised to 0.950"]
+    assert guard.actions == ["layer 3, step 5: error 0.076, 0.050 expected; top_p raised to 0.950"]
     static = Promise(error=0.05, mass=False)
-    assert guard_after(found(error=0.076), promise=static).said
+    assert guard_after(found(error=0.076), promise=static).actions
 
 
 def test_layers_are_judged_apart():
     guard = guard_after(found(1, mass=0.5), found(2, mass=0.9), found(5, mass=0.2))
-    assert [sentence.split(",")[0] for sentence in guard.said] == ["layer 1", "layer 5"]
+    assert [sentence.split(",")[0] for sentence in guard.actions] == ["layer 1", "layer 5"]
 
 
 def test_branches_apart_or_together_are_treated_alike():
@@ -144,11 +144,11 @@ def test_branches_apart_or_together_are_treated_alike():
         apart = Guard(True, 30)
         for mass in masses:
             apart.begin(4)
-            assert apart.raised(3)(0.9) == 0.9
+            assert apart.raised(3, 0.9) == 0.9
             apart.learn(found(mass=mass), MASS)
         apart.begin(5)
-        assert apart.said == together.said
-        assert bool(apart.said) == broken
+        assert apart.actions == together.actions
+        assert bool(apart.actions) == broken
 
 
 @pytest.mark.parametrize(
@@ -164,13 +164,13 @@ def test_branches_apart_or_together_are_treated_alike():
 def test_no_finding(call):
     for promise in (MASS, Promise(0.01, True)):
         guard = guard_after(call, promise=promise)
-        assert not guard.said
-        assert guard.raised(3)(0.9) == 0.9
+        assert not guard.actions
+        assert guard.raised(3, 0.9) == 0.9
 
 
 def test_attention_without_any_norm_has_no_error():
-    nothing = CallNumbers(3, 0.3, 0.0, (0.0,) * 3, 0.9, True, 0.0, 0.0, 1.0)
-    assert not guard_after(nothing, promise=Promise(0.05, True)).said
+    nothing = CallNumbers(3, 0.3, 0.0, (0.0,) * 3, 0.9, True, SampleNumbers(0.0, 0.0, 1.0))
+    assert not guard_after(nothing, promise=Promise(0.05, True)).actions
 
 
 def test_a_layer_that_gave_nan_stays_dense():
@@ -179,14 +179,14 @@ def test_a_layer_that_gave_nan_stays_dense():
     guard.repeat(2, 4, mended=True)
     guard.repeat(2, None, mended=True)
     assert guard.is_dense(4) and not guard.is_dense(5)
-    assert guard.said == [
-        "step 3: layer 4 gave NaN or Inf; evaluated again, dense",
-        "step 3: the model gave NaN or Inf; evaluated again, dense",
+    assert guard.actions == [
+        "step 3: layer 4 gave NaN or Inf; run again, dense",
+        "step 3: the model gave NaN or Inf; run again, dense",
     ]
     # What was sampled in the layer before says nothing more.
     guard.learn(found(4, mass=0.1), MASS)
     guard.begin(3)
-    assert len(guard.said) == 2
+    assert len(guard.actions) == 2
 
 
 def test_where_dense_attention_gives_nan_too_nothing_is_left_to_guard():
@@ -195,7 +195,7 @@ def test_where_dense_attention_gives_nan_too_nothing_is_left_to_guard():
     assert not guard.on
     assert not guard.is_dense(4)
     assert not guard.samples(4, 1)
-    assert guard.said == ["step 1: the model gives NaN or Inf, with dense attention too"]
+    assert guard.actions == ["step 1: the model gives NaN or Inf, with dense attention too"]
 
 
 def test_what_the_last_step_broke_is_told():
@@ -203,9 +203,9 @@ def test_what_the_last_step_broke_is_told():
     guard.begin(29)
     guard.learn(found(mass=0.5), MASS)
     guard.end()
-    assert guard.said == ["layer 3, step 30: kept mass 0.50, 0.90 promised; the run ended there"]
+    assert guard.actions == ["layer 3, step 30: kept mass 0.50, 0.90 promised; the run ended there"]
     guard.end()
-    assert len(guard.said) == 1
+    assert len(guard.actions) == 1
 
 
 def test_off_it_samples_nothing():

@@ -43,12 +43,17 @@ def test_stacked(about):
     assert torch.equal(without, torch.cat([a.bias.float(), torch.zeros(32)]))
 
 
-def test_stacked_with_and_without_a_low_rank_part():
-    a, b = some(96, 128, 1), smoothed_like(some(32, 128, 2), some(96, 128, 1))
+@pytest.mark.parametrize("about", VARIANTS, ids=str)
+def test_joined_with_and_without_a_low_rank_part(about):
+    a, b = some(96, 128, 1, **about), smoothed_like(some(96, 128, 2, **about), some(96, 128, 1))
     b = b._replace(weight=replace(b.weight, proj_down=None, proj_up=None))
-    (both,) = stack([a, b])
-    assert_close(dequantise(both.weight), torch.cat([dequantise(a.weight), dequantise(b.weight)]))
-    assert both.weight.rank == 16
+    for pair in ((a, b), (b, a)):
+        dense = [dequantise(part.weight) for part in pair]
+        (stacked,), (beside,) = stack(pair), side_by_side(pair)
+        assert_close(dequantise(stacked.weight), torch.cat(dense))
+        assert_close(dequantise(beside.weight), torch.cat(dense, dim=1))
+        assert stacked.weight.rank == beside.weight.rank == 16
+        assert stacked.weight.proj_down.dtype == beside.weight.proj_up.dtype == a.weight.proj_down.dtype
 
 
 @pytest.mark.parametrize("about", VARIANTS, ids=str)
@@ -98,6 +103,9 @@ def test_where_the_unsigned_inputs_begin():
     (both,) = side_by_side([signed, unsigned])
     assert both.weight.unsigned_from == 128
     assert_close(both.weight.shift, shift_bias(both.weight))
+    # What was known of the whole is not taken for what is true of a part.
+    part = cut(both, 2)[1].weight
+    assert torch.equal(part.shift, shift_bias(part))
     assert side_by_side([unsigned, unsigned])[0].weight.unsigned_from == 0
     assert side_by_side([signed, unsigned, unsigned])[0].weight.unsigned_from == 128
     with pytest.raises(ValueError, match="layer2 and layer1: expected the unsigned inputs to be the last"):
@@ -121,8 +129,18 @@ def test_plain_layers():
     assert torch.equal(side_by_side([a, b])[0].weight, torch.cat([a.weight, b.weight], dim=1))
     assert torch.equal(torch.cat([part.weight for part in cut(a, 3)]), a.weight)
     swapped = swap_halves(a)
+    assert swapped.name == a.name
     assert torch.equal(swapped.weight, torch.cat([a.weight[3:], a.weight[:3]]))
     assert torch.equal(swapped.bias, torch.cat([a.bias[3:], a.bias[:3]]))
+
+
+@pytest.mark.parametrize("about", VARIANTS, ids=str)
+def test_swapped_halves(about):
+    whole = some(96, 128, 1, **about)
+    swapped = swap_halves(whole)
+    assert swapped.name == whole.name
+    assert_close(dequantise(swapped.weight), dequantise(whole.weight).roll(48, 0))
+    assert torch.equal(swapped.bias, whole.bias.roll(48, 0))
 
 
 @pytest.mark.parametrize(

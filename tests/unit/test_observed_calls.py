@@ -28,7 +28,7 @@ def tokens(seed: int) -> torch.Tensor:
 
 
 def observed_forward(run=None):
-    """The first model evaluation of a run of four steps that is measured."""
+    """The first forward of a run of four steps that is measured."""
     run = run or make_run("reference")
     run.observer = Observer("svg2", 1.0, 4)
     forward = make_forward(run, LAYOUT, branches=("a",))
@@ -118,7 +118,7 @@ def test_a_call_is_sampled_and_looked_at_only_while_the_guard_is_on(monkeypatch)
     evaluate(forward)
     forward.statistics.read()
     (call,) = forward.statistics.calls
-    assert 0 < call.error < call.norm and 0.5 < call.mass < 1
+    assert 0 < call.sample.error < call.sample.norm and 0.5 < call.sample.mass < 1
     assert len(call.laps) == 3
 
     off = make_forward(make_run("reference"), LAYOUT, branches=("a",))
@@ -127,7 +127,7 @@ def test_a_call_is_sampled_and_looked_at_only_while_the_guard_is_on(monkeypatch)
     evaluate(off)
     assert off.statistics._calls[0].total is None
     off.statistics.read()
-    assert off.statistics.calls[0].error is None
+    assert off.statistics.calls[0].sample is None
 
 
 def test_a_condemned_layer_is_dense():

@@ -30,7 +30,7 @@ def attention_call(batch: int = 2, seed: int = 0):
     generator = torch.Generator().manual_seed(seed)
     q, k, v = (torch.randn(batch, HEADS, LAYOUT.total, 16, generator=generator).cumsum(2) / 8 for _ in range(3))
     q = q * torch.tensor([0.5, 1.0, 3.0])[:, None, None]
-    return replace(make_call(q, k, v, LAYOUT, branches=("cond", "uncond")[:batch]), made={})
+    return replace(make_call(q, k, v, LAYOUT, branches=("cond", "uncond")[:batch]), shared={})
 
 
 @pytest.mark.parametrize("steps", range(1, 201))

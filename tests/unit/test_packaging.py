@@ -1,10 +1,13 @@
 """What a wheel would hold, and what a node offers, follow from lists that a person keeps."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from dit_accel.accel.version import PACK_VERSION
+from dit_accel.tests.support.copies import copy_tree
 
 ROOT = Path(__file__).resolve().parents[2]
 TOP = ("accel", "kernels", "nodes")
@@ -39,3 +42,14 @@ def test_requirements_stay_empty():
     """ComfyUI-Manager installs them line by line into the user's environment."""
     lines = (ROOT / "requirements.txt").read_text("utf-8").splitlines()
     assert all(line.startswith("#") for line in lines)
+
+
+@pytest.mark.parametrize("command", [("check",), ("format", "--check")], ids=" ".join)
+def test_ruff_passes_in_a_clone_of_any_name(tmp_path, command):
+    """Whoever clones the repository gets a folder whose name is no Python name."""
+    pytest.importorskip("ruff")
+    clone = copy_tree(tmp_path / "dit-accel")
+    done = subprocess.run(
+        [sys.executable, "-m", "ruff", *command, "--no-cache", "."], cwd=clone, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout + done.stderr

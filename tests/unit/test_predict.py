@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dit_accel.accel.attention.account.recording import Timing
-from dit_accel.accel.attention.profiles.predict import Prediction, predict, problem, seconds, sparse_call
+from dit_accel.accel.attention.profiles.predict import Measured, Prediction, measured, predict, seconds, sparse_call
 from dit_accel.tests.support.recordings import NO_TIMING, TIMING
 
 
@@ -101,8 +101,8 @@ def test_without_a_kernel_only_the_dense_times_are_known():
 
 
 def test_without_measurements_it_says_which_are_missing():
-    assert problem(TIMING) is None
-    assert problem(timed()) == "no sparse call could be timed"
+    assert measured(TIMING) == Measured(TIMING.dense_step, TIMING.dense_call, TIMING.calls, TIMING.sparse)
+    assert measured(timed()) == "no sparse call could be timed"
     found = predict(NO_TIMING, (0.2,) * 4)
     assert (found.dense_run, found.sparse_run, found.speed) == (None, None, None)
     assert found.words() == (

@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from dit_accel.accel.quant.formats.reading import FOLDER_PARTS, read_quantised
+from dit_accel.accel.quant.formats.reading import FOLDER_PARTS, READERS, read_quantised
 from dit_accel.accel.quant.weight4 import E2M1, INT4, Weight4
 from dit_accel.tests.support.svdquant import pack_svdquant, quantise
 
@@ -88,7 +88,8 @@ def test_a_truncated_file(path):
 
 def test_a_plain_model(path):
     save_file({"layers.0.attention.to_q.weight": torch.zeros(128, 128, dtype=torch.bfloat16)}, path)
-    assert_refused(path, "expected a 4-bit model (nunchaku or comfy_quant), found 1 tensors and no 4-bit layer")
+    formats = " or ".join(reader.name for reader in READERS)
+    assert_refused(path, f"expected a 4-bit model ({formats}), found 1 tensors and no 4-bit layer")
 
 
 def test_a_folder_that_lacks_a_file(tmp_path):
@@ -197,6 +198,7 @@ def test_inputs_that_are_no_whole_groups(path):
     [
         ({"model_class": "NunchakuFluxTransformer2dModel"}, ["x_embedder.weight", "FLUX.1"]),
         ({"config": "{"}, ["metadata config: expected JSON"]),
+        ({"config": "[" * 100_000}, ["metadata config: expected JSON"]),
     ],
 )
 def test_metadata_of_something_else(path, metadata, texts):
@@ -208,3 +210,7 @@ def test_a_model_without_a_reader(path):
     tensors = {f"sana.{name}": tensor for name, tensor in model().items()}
     save_file(tensors, path, metadata={"model_class": "NunchakuSanaTransformer2DModel", "config": json.dumps({})})
     assert_refused(path, "expected a model of FLUX.1, Qwen-Image, Z-Image, found NunchakuSanaTransformer2DModel")
+    # Names that are no texts.
+    names = {"config": json.dumps({"_class_name": ["Sana"]}), "comfy_config": json.dumps({"model_class": 7})}
+    save_file(tensors, path, metadata={"model_class": "Sana", **names})
+    assert_refused(path, "expected a model of FLUX.1, Qwen-Image, Z-Image, found 7, Sana, ['Sana']")

@@ -13,7 +13,7 @@ from PIL import Image, ImageChops
 
 from dit_accel.accel.attention import reasons
 from dit_accel.accel.attention.account.run_summary import RunSummary
-from dit_accel.accel.attention.account.timeline import RunRecord, Step, Times
+from dit_accel.accel.attention.account.timeline import Step, Timeline, Times
 from dit_accel.accel.attention.budget import parse_blocks
 from dit_accel.accel.report import advice, bar_chart, drawing, figures
 from dit_accel.accel.report.grid import BLANK, HATCH, Heatmap
@@ -38,7 +38,7 @@ def make_run(layers=6, columns=4, seed=0):
         dense={"cross-attention": 24, reasons.OUTSIDE_WINDOW: 6, f"{reasons.NO_KERNEL}: {'a long reason ' * 12}": 0},
         density=0.4,
         plan_share=0.41,
-        record=RunRecord(
+        timeline=Timeline(
             tuple(Step(i + 2, 1 - i / columns, 1, 2.0, None if i else reasons.OUTSIDE_WINDOW) for i in range(columns)),
             tuple(tuple(row) for row in density.tolist()),
             tuple(
@@ -81,7 +81,7 @@ def test_the_scale_ends_at_a_round_number(values, top):
 @pytest.mark.parametrize(("layers", "columns"), [(6, 4), (60, 50), (1, 1), (3, 200)])
 def test_every_cell_has_the_colour_of_its_value_and_a_blank_one_none(layers, columns):
     run = make_run(layers, columns)
-    for values, anchors in ((run.record.density, GREEN_BLUE), (run.record.error, PEACH_PURPLE)):
+    for values, anchors in ((run.timeline.density, GREEN_BLUE), (run.timeline.error, PEACH_PURPLE)):
         heatmap = Heatmap("title", values, range(columns), Scale(anchors, 0.2))
         picture = heatmap.draw()
         for layer, row in enumerate(values):
@@ -109,13 +109,13 @@ def test_the_picture_holds_the_panels_of_its_runs():
     other = make_run(seed=1)
     picture = report_picture([("High noise", RUN), ("Low noise", other)])
     # One scale for the errors of all runs.
-    errors = Scale(PEACH_PURPLE, round_top(v for run in (RUN, other) for v in figures.measured(run.record.error)))
+    errors = Scale(PEACH_PURPLE, round_top(v for run in (RUN, other) for v in figures.measured(run.timeline.error)))
     for run in (RUN, other):
-        steps = [step.number for step in run.record.steps]
+        steps = [step.number for step in run.timeline.steps]
         density = Heatmap(
-            "Density: kept part of the attention map", run.record.density, steps, Scale(GREEN_BLUE)
+            "Density: kept part of the attention map", run.timeline.density, steps, Scale(GREEN_BLUE)
         ).draw()
-        error = Heatmap("Error: relative L2 of the output", run.record.error, steps, errors).draw()
+        error = Heatmap("Error: relative L2 of the output", run.timeline.error, steps, errors).draw()
         (top,) = [y for y in range(picture.height) if contains(picture, density, y, MARGIN)]
         right = picture.width - MARGIN - error.width
         assert contains(picture, error, top, right)
@@ -141,14 +141,14 @@ def test_a_run_that_recorded_no_step_still_has_its_reasons_and_advice():
 
 
 def test_the_time_bar_is_cut_as_the_time_was_spent():
-    shares = figures.time_shares(RUN.record)
+    shares = figures.time_shares(RUN.timeline)
     assert sum(share for _, _, share in shares) == pytest.approx(1)
     bar = bar_chart.time_bar(shares, 1000)
     colours = [bar.getpixel((x, 5)) for x in range(1000)]
     counts = {name: colours.count(colour) for name, colour in bar_chart.TIME_COLOURS.items()}
     assert counts.pop("recording") == 0, "nothing was recorded"
     assert counts == {"planning": 100, "kernel": 300, "dense": 50, "other": 346, "dense_steps": 200, "guard": 4}
-    assert figures.time_shares(RunRecord()) == []
+    assert figures.time_shares(Timeline()) == []
 
 
 def test_bars_of_counts_are_as_long_as_the_counts():
@@ -189,7 +189,7 @@ def test_the_text_says_all_of_it():
     paragraphs = text.split("\n\n")
     assert [p.splitlines()[0] for p in paragraphs] == ["High noise", "Low noise", "What to change:"]
     assert paragraphs[2].splitlines()[1:] == ["- do this", "- and that"]
-    errors = figures.measured(RUN.record.error)
+    errors = figures.measured(RUN.timeline.error)
     for line in (
         "4 steps in 8.00 s: 1 dense of 2.00 s, 3 sparse of 2.00 s",
         f"sampled error: {np.mean(errors):.4f} on average, {max(errors):.4f} at the most",
@@ -203,15 +203,15 @@ def test_the_text_says_all_of_it():
 
 
 def test_a_guard_that_acts_all_the_time_does_not_fill_the_text():
-    busy = replace(RUN, record=replace(RUN.record, guard=tuple(f"layer {i} raised" for i in range(40))))
+    busy = replace(RUN, timeline=replace(RUN.timeline, guard=tuple(f"layer {i} raised" for i in range(40))))
     lines = [line for line in report_text([("Run", busy)], []).splitlines() if line.startswith("guard")]
     assert lines[0] == "guard: layer 0 raised" and lines[-1] == "guard: and 28 times more" and len(lines) == 13
 
 
 def test_the_browser_gets_every_cell():
-    record = RUN.record
+    record = RUN.timeline
     odd = replace(record, error=((math.nan, math.inf, None, 0.123456), *record.error[1:]))
-    data = payload([("Run", replace(RUN, record=odd))], ["do this"], "text")
+    data = payload([("Run", replace(RUN, timeline=odd))], ["do this"], "text")
     assert json.loads(json.dumps(data, allow_nan=False)) == data
     (run,) = data["runs"]
     assert (run["title"], run["layers"], data["advice"], data["text"]) == ("Run", 6, ["do this"], "text")

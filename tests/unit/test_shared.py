@@ -84,7 +84,7 @@ def test_q_k_v_share_one(attention, made, path, inference):
         together = [quantised_linear(x, attention[name], None, path, sibling=found[name]) for name in (Q, K, V)]
     assert len(made) == 1
     assert all(torch.equal(a, b) for a, b in zip(alone, together, strict=True))
-    assert _latest.kept is None
+    assert _latest.cached is None
 
 
 @pytest.mark.parametrize("path", PATHS)
@@ -140,10 +140,10 @@ def test_nothing_outlives_its_input(attention):
     found = siblings(attention, INT8)
     x = tokens()
     quantised_linear(x, attention[Q], None, INT8, sibling=found[Q])
-    codes = weakref.ref(_latest.kept.made[0])
+    codes = weakref.ref(_latest.cached.result[0])
     del x
     gc.collect()
-    assert _latest.kept is None and codes() is None
+    assert _latest.cached is None and codes() is None
 
 
 def test_an_address_that_is_used_again_is_no_match(attention):
@@ -160,7 +160,7 @@ def test_off_while_compiling(attention, monkeypatch):
     monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
     assert shared(x, found[Q], lambda: 1) == 1
     assert shared(x, found[K], lambda: 2) == 2
-    assert _latest.kept is None
+    assert _latest.cached is None
 
 
 @pytest.mark.parametrize("path", [W4A16, W4A4, INT8])

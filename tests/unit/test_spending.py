@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from dit_accel.accel.attention.account.forward_statistics import CallNumbers
+from dit_accel.accel.attention.account.forward_statistics import CallNumbers, SampleNumbers
 from dit_accel.accel.attention.budget import Budget
 from dit_accel.accel.attention.guard import Promise
 from dit_accel.accel.attention.layout import TokenLayout
@@ -44,7 +44,8 @@ def break_promise(run: Run, block: int) -> None:
     """A step whose samples of the block are bad, and the beginning of the next."""
     run.begin(1.0)
     run.guard.learn(
-        CallNumbers(block, 0.3, 0.0, (0.0,) * 3, 0.9, True, 25.0, 100.0, 0.1), Promise(error=0.04, mass=True)
+        CallNumbers(block, 0.3, 0.0, (0.0,) * 3, 0.9, True, SampleNumbers(25.0, 100.0, 0.1)),
+        Promise(error=0.04, mass=True),
     )
     run.begin(0.75)
 

@@ -12,7 +12,7 @@ from dit_accel.tests.support.calls import make_call
 
 GRID = (8, 9, 10)
 LAYOUT = TokenLayout(GRID, prefix=6)
-BUDGET = Budget(top_p=1.0, max_density=0.3)
+BUDGET = Budget(top_p=1.0, max_density=0.3).spending()
 # Which axes a head's neighbourhood is narrow on, and the orders whose band holds it: those with that axis slowest.
 HEADS = {0: {0, 1}, 1: {2, 3}, 2: {4, 5}}
 
@@ -99,7 +99,7 @@ def test_a_choice_is_reused_until_tokens_drift(qkv, monkeypatch):
 
     def step(q, k):
         plan = svg1.plan(make_call(q, k, v, LAYOUT, cache=cache, static=static), BUDGET)
-        cache.settle()  # the end of a model evaluation
+        cache.settle()  # the end of a forward
         return plan.queries.index
 
     first = step(q, k)
@@ -126,8 +126,8 @@ def test_one_head_that_drifts_is_enough(qkv):
 
 
 def test_top_p_never_takes_the_first_frame_away(qkv):
-    plan = svg1.plan(make_call(*qkv, LAYOUT), Budget(top_p=0.05, floor=0.0))
-    offered = svg1.plan(make_call(*qkv, LAYOUT), Budget(top_p=1.0, max_density=0.5))
+    plan = svg1.plan(make_call(*qkv, LAYOUT), Budget(top_p=0.05, floor=0.0).spending())
+    offered = svg1.plan(make_call(*qkv, LAYOUT), Budget(top_p=1.0, max_density=0.5).spending())
     first = 1 + int((plan.keys.offsets[0] - LAYOUT.prefix < 90).sum()) - 1
     assert plan.keep[..., :first].all()
     assert plan.density() < 0.7 * offered.density()

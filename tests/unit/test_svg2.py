@@ -32,7 +32,7 @@ def clustered(batch=1, heads=2, tokens=600, dim=64, seed=0):
 
 def make_plan(q, k, layout, budget=None, cache=None, branches=("a",)) -> SparsePlan:
     call = make_call(q, k, k, layout, cache=cache, branches=branches)
-    return svg2.plan(call, budget or Budget(top_p=0.7, floor=0.0))
+    return svg2.plan(call, (budget or Budget(top_p=0.7, floor=0.0)).spending())
 
 
 @pytest.mark.parametrize(

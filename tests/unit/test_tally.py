@@ -1,4 +1,4 @@
-"""The record of a run, cell by cell, and where its time went."""
+"""The timeline of a run, cell by cell, and where its time went."""
 
 import math
 from collections import Counter
@@ -8,11 +8,11 @@ import pytest
 import torch
 
 from dit_accel.accel.attention import reasons
-from dit_accel.accel.attention.account.forward_statistics import CallNumbers, ForwardStatistics
+from dit_accel.accel.attention.account.forward_statistics import CallNumbers, ForwardStatistics, SampleNumbers
 from dit_accel.accel.attention.account.sample import Sample
 from dit_accel.accel.attention.account.stopwatch import Stopwatch
 from dit_accel.accel.attention.account.tally import Tally
-from dit_accel.accel.attention.account.timeline import RunRecord, Times
+from dit_accel.accel.attention.account.timeline import Timeline, Times
 from dit_accel.accel.attention.budget import PRESETS
 from dit_accel.accel.attention.plan import BlockOrder, SparsePlan
 from dit_accel.accel.attention.run import Run, Settings
@@ -31,7 +31,7 @@ class Watch:
 
 def sparse(block: int, density: float = 0.25, laps=(0.1, 0.2, 0.05), sample=(), finite: bool = True) -> CallNumbers:
     """sample: squared error, squared norm and mass."""
-    return CallNumbers(block, density, 0.0, laps, 0.9, finite, *sample)
+    return CallNumbers(block, density, 0.0, laps, 0.9, finite, SampleNumbers(*sample) if sample else None)
 
 
 def dense(block: int, seconds: float = 0.4) -> CallNumbers:
@@ -57,15 +57,15 @@ def untouched(reason: str, calls: int, step: int = 0, seconds: float = 10.0) -> 
     return ForwardStatistics.all_dense(reason, calls, step=step, sigma=1 - step / 10, watch=Watch(seconds))
 
 
-def record(*evaluations: ForwardStatistics) -> RunRecord:
+def timeline(*forwards: ForwardStatistics) -> Timeline:
     tally = Tally()
-    for one in evaluations:
+    for one in forwards:
         tally.add(one)
-    return tally.record(("a sentence",))
+    return tally.timeline(("a sentence",))
 
 
 def test_cells_lie_by_layer_and_step():
-    made = record(
+    made = timeline(
         evaluation(dense(0), sparse(1, 0.5), sparse(2, 0.25), step=3),
         evaluation(dense(0), sparse(1, 0.4), sparse(2, 0.2), step=1),
     )
@@ -76,38 +76,38 @@ def test_cells_lie_by_layer_and_step():
 
 
 def test_a_cell_without_a_call_is_blank():
-    made = record(evaluation(sparse(0, 0.5), sparse(2, 0.25)), evaluation(sparse(1, 0.5), step=1))
+    made = timeline(evaluation(sparse(0, 0.5), sparse(2, 0.25)), evaluation(sparse(1, 0.5), step=1))
     assert made.density == ((0.5, None), (None, 0.5), (0.25, None))
 
 
 def test_an_evaluation_that_was_left_alone_is_dense_in_every_layer():
-    made = record(untouched(reasons.OUTSIDE_WINDOW, 2, step=0), evaluation(sparse(0, 0.5), sparse(1, 0.25), step=1))
+    made = timeline(untouched(reasons.OUTSIDE_WINDOW, 2, step=0), evaluation(sparse(0, 0.5), sparse(1, 0.25), step=1))
     assert made.density == ((1.0, 0.5), (1.0, 0.25))
     assert made.steps[0].dense == reasons.OUTSIDE_WINDOW
     assert made.steps[1].dense is None
 
 
 def test_a_run_that_was_left_alone_has_the_layers_that_its_family_announces():
-    made = record(untouched(reasons.TOO_SHORT, 3), untouched(reasons.TOO_SHORT, 3, step=1))
+    made = timeline(untouched(reasons.TOO_SHORT, 3), untouched(reasons.TOO_SHORT, 3, step=1))
     assert made.density == ((1.0, 1.0),) * 3
     assert made.error == ((None, None),) * 3
 
 
 def test_evaluations_of_one_step_share_its_cells():
     """As cond and uncond, or the halves of Heun's step, one of them outside the window."""
-    made = record(
+    made = timeline(
         evaluation(sparse(0, 0.5), seconds=2.0),
         evaluation(sparse(0, 0.25), seconds=3.0),
         untouched(reasons.OUTSIDE_WINDOW, 1, seconds=4.0),
     )
     assert made.density == ((pytest.approx((0.5 + 0.25 + 1) / 3),),)
     (step,) = made.steps
-    assert (step.evaluations, step.seconds, step.dense) == (3, 9.0, None)
+    assert (step.forwards, step.seconds, step.dense) == (3, 9.0, None)
 
 
 def test_errors_are_pooled_by_their_squares():
     """Not the mean of relative errors: a branch of small outputs must not count as much as one of large ones."""
-    made = record(
+    made = timeline(
         evaluation(sparse(0, sample=(4.0, 100.0, 0.9)), sparse(1, sample=(1.0, 1.0, 0.5))),
         evaluation(sparse(0, sample=(0.0, 300.0, 0.7)), sparse(1)),
     )
@@ -116,37 +116,37 @@ def test_errors_are_pooled_by_their_squares():
 
 
 def test_a_sample_of_an_output_that_is_not_finite_is_blank():
-    made = record(evaluation(sparse(0, sample=(4.0, 100.0, 0.9), finite=False)))
+    made = timeline(evaluation(sparse(0, sample=(4.0, 100.0, 0.9), finite=False)))
     assert made.error == made.mass == ((None,),)
 
 
 def test_attention_that_gives_nothing_has_no_relative_error():
-    made = record(evaluation(sparse(0, sample=(0.0, 0.0, 1.0))))
+    made = timeline(evaluation(sparse(0, sample=(0.0, 0.0, 1.0))))
     assert (made.error, made.mass) == (((None,),), ((1.0,),))
 
 
 def test_evaluations_without_attention_leave_no_trace():
-    assert record(ForwardStatistics(step=2, watch=Watch(5.0))) == RunRecord(guard=("a sentence",))
+    assert timeline(ForwardStatistics(step=2, watch=Watch(5.0))) == Timeline(guard=("a sentence",))
 
 
 def test_a_dense_step_names_the_commonest_reason_of_the_videos_calls():
     one = evaluation(dense(0), dense(1), reason=reasons.MASK)
     one.dense.update({reasons.CROSS_ATTENTION: 4, reasons.OTHER_STREAM: 9, reasons.DENSE_BLOCK: 1})
-    assert record(one).steps[0].dense == reasons.MASK
+    assert timeline(one).steps[0].dense == reasons.MASK
 
 
 def test_a_step_that_no_video_call_reached_says_so():
     only = ForwardStatistics(dense=Counter({reasons.CROSS_ATTENTION: 4}), watch=Watch(1.0))
-    assert record(only).steps[0].dense == reasons.NO_CALL
+    assert timeline(only).steps[0].dense == reasons.NO_CALL
 
 
 def test_an_observed_step_is_marked():
-    made = record(evaluation(sparse(0)), evaluation(sparse(0), observed=True), evaluation(sparse(0), step=1))
+    made = timeline(evaluation(sparse(0)), evaluation(sparse(0), observed=True), evaluation(sparse(0), step=1))
     assert [step.observed for step in made.steps] == [True, False]
 
 
 def test_times_go_where_they_were_spent_and_add_up():
-    made = record(
+    made = timeline(
         untouched(reasons.OUTSIDE_WINDOW, 2, step=0, seconds=7.0),
         evaluation(dense(0), dense(1), step=1, seconds=5.0, observing=1.5),
         evaluation(dense(0, 0.4), sparse(1, laps=(0.1, 0.2, 0.05)), sparse(2, laps=(0.1, 0.3)), step=2, seconds=10.0),
@@ -165,17 +165,17 @@ def test_times_go_where_they_were_spent_and_add_up():
 
 def test_no_time_is_negative():
     """Clocks of calls on the device may run past the host's."""
-    assert record(evaluation(sparse(0, laps=(1.0, 1.0)), seconds=1.5)).times == Times(planning=1.0, kernel=1.0)
+    assert timeline(evaluation(sparse(0, laps=(1.0, 1.0)), seconds=1.5)).times == Times(planning=1.0, kernel=1.0)
 
 
 def test_an_evaluation_that_was_thrown_away_costs_time_alone():
     tally = Tally()
     tally.discard(evaluation(sparse(0, 0.1), seconds=3.0))
     tally.add(untouched(reasons.GUARD, 1, seconds=4.0))
-    made = tally.record(())
+    made = tally.timeline(())
     assert (made.times.guard, made.times.dense_steps) == (3.0, 4.0)
     assert made.density == ((1.0,),)
-    assert made.steps[0].evaluations == 1
+    assert made.steps[0].forwards == 1
 
 
 # What is read of an evaluation.
@@ -217,10 +217,10 @@ def test_what_was_recorded_is_what_is_read():
     forward.read()
     first, second, third, fourth, fifth = forward.calls
     assert (first.block, first.density, first.capped, first.top_p, first.finite) == (1, 0.5, 0.0, 0.8, True)
-    assert (first.error, len(first.laps)) == (None, 2)
-    assert (second.block, second.density, second.top_p, second.error, len(second.laps)) == (2, 1.0, None, None, 1)
+    assert (first.sample, len(first.laps)) == (None, 2)
+    assert (second.block, second.density, second.top_p, second.sample, len(second.laps)) == (2, 1.0, None, None, 1)
     assert (third.block, third.density, third.capped, third.finite) == (3, 0.5, 0.5, True)
-    assert (third.error, third.norm, third.mass) == (0.25, 4.0, 0.75)
+    assert third.sample == (0.25, 4.0, 0.75)
     assert (fourth.finite, fifth.finite) == (False, False)
     assert forward.sparse == {"triton": 3, "triton 8-bit": 1}
     assert forward.measured == {"a": 0.5, "b": 0.5, "c": 0.5, "d": 0.5}
@@ -239,7 +239,7 @@ def test_a_sample_that_met_nan_measured_nothing(place, value):
     forward.read()
     (call,) = forward.calls
     assert call.finite
-    assert (call.error, call.norm, call.mass) == (None, None, None)
+    assert call.sample is None
 
 
 class Event:
@@ -275,5 +275,5 @@ def test_a_dense_evaluation_on_a_gpu_can_be_timed(monkeypatch):
     watch.mark()
     run = Run(Settings(), PRESETS["few_step"], SigmaWindow(), "WanModel")
     run.add(forward)
-    assert run.close().record.times.dense_steps == 1.5
+    assert run.close().timeline.times.dense_steps == 1.5
     assert forward.calls[0].laps == (0.5,)

@@ -34,7 +34,7 @@ def smooth(seed, dim=64):
 
 def error(call, dense, pattern, density):
     """Relative L2 where every row keeps `density` of the keys."""
-    plan = PATTERNS[pattern].plan(call, Budget(top_p=1.0, floor=0.0, max_density=density))
+    plan = PATTERNS[pattern].plan(call, Budget(top_p=1.0, floor=0.0, max_density=density).spending())
     assert plan.density() == pytest.approx(density, abs=0.03)
     out = executor.execute(call.q, call.k, call.v, plan, scale=call.scale, backend="reference")
     return float((out - dense).norm() / dense.norm())
@@ -123,9 +123,9 @@ def test_nothing_is_remembered_but_what_all_calls_share(monkeypatch):
     budget = Budget(top_p=0.6, floor=0.0)
     for seed in range(3):
         q, k, v = (rand(1, 2, layout.total, 64, seed=3 * seed + i) for i in range(3))
-        later = PATTERNS["tree"].plan(make_call(q, k, v, layout, cache=cache, static=static), budget)
+        later = PATTERNS["tree"].plan(make_call(q, k, v, layout, cache=cache, static=static), budget.spending())
         assert len(cache) == 0 and len(made) == 2, "one for queries and one for keys"
-    first = PATTERNS["tree"].plan(make_call(q, k, v, layout), budget)
+    first = PATTERNS["tree"].plan(make_call(q, k, v, layout), budget.spending())
     assert torch.equal(later.keep, first.keep) and torch.equal(later.keys.tokens, first.keys.tokens)
 
 
@@ -135,8 +135,8 @@ def test_several_plans_of_a_call_share_the_trees(monkeypatch):
     layout = TokenLayout((5, 7, 11))
     x = rand(1, 2, layout.total, 64)
     call = make_call(x, x, x, layout)
-    shared = type(call)(**{**vars(call), "made": {}})
-    plans = [PATTERNS["tree"].plan(shared, Budget(top_p=p, floor=0.0)) for p in (0.3, 0.9)]
+    shared = type(call)(**{**vars(call), "shared": {}})
+    plans = [PATTERNS["tree"].plan(shared, Budget(top_p=p, floor=0.0).spending()) for p in (0.3, 0.9)]
     assert len(calls) == 2 and plans[0].keys.tokens is plans[1].keys.tokens
     assert plans[0].density() < plans[1].density()
 
@@ -173,7 +173,8 @@ def test_tiles_multiply_what_counts():
     q, k = smooth(0), smooth(0) + 0.3 * smooth(2)
     per_pair = {}
     for pattern in ("tree", "svg2"):
-        plan = PATTERNS[pattern].plan(make_call(q, k, k, layout), Budget(top_p=1.0, floor=0.0, max_density=0.3))
+        spending = Budget(top_p=1.0, floor=0.0, max_density=0.3).spending()
+        plan = PATTERNS[pattern].plan(make_call(q, k, k, layout), spending)
         chunk = TALL if plan.keys.tall_chunks else CHUNK
         useful, made = (
             torch.einsum("bhqk,bhq,bhk->", plan.keep.double(), *(x.double() for x in sizes))

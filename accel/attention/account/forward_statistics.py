@@ -1,4 +1,4 @@
-"""What happened in one model evaluation, collected on the device and read from it once."""
+"""What happened in one forward, collected on the device and read from it once."""
 
 from __future__ import annotations
 
@@ -16,11 +16,19 @@ from .sample import Sample
 from .stopwatch import Stopwatch
 
 
+class SampleNumbers(NamedTuple):
+    """A Sample on the host."""
+
+    error: float
+    norm: float
+    mass: float
+
+
 class CallNumbers(NamedTuple):
     """One video self-attention call, on the host. block: its transformer block. density: 1 for a dense one. laps:
     seconds of planning, attention and sampling of a sparse call, or of attention alone; none where it was not timed.
     top_p: the mass that a sparse call promised, None for a dense one. finite: whether its output was; true where nobody
-    looked. error, norm, mass: of its sample, if there was one."""
+    looked. sample: None where there was none, or where it met NaN or Inf."""
 
     block: int
     density: float
@@ -28,9 +36,7 @@ class CallNumbers(NamedTuple):
     laps: tuple[float, ...]
     top_p: float | None = None
     finite: bool = True
-    error: float | None = None
-    norm: float | None = None
-    mass: float | None = None
+    sample: SampleNumbers | None = None
 
 
 @dataclass
@@ -46,11 +52,11 @@ class _Call:
 
 @dataclass
 class ForwardStatistics:
-    """Calls of one model evaluation; what the device computed stays there until `read`.
+    """Calls of one forward; what the device computed stays there until `read`.
 
     sparse: calls by backend, "triton 8-bit" apart from "triton". dense: calls by reason. expected: self-attention
     calls that the family row announces. step: of the sampler, from 0; sigma: its noise level. whole: why all of it is
-    dense. observed: whether measurements are made in it. watch: of the evaluation. total: a scalar that is finite if
+    dense. observed: whether measurements are made in it. watch: of the forward. total: a scalar that is finite if
     its result is, None where nobody asks. observations: block and, still on the device, what was measured of its call.
     Filled by `read`: measured: density of each sparse call by its key; calls; finite: whether the result is; trials:
     density and seconds of sparse calls that were run for their time alone; observing: seconds that measurements took,
@@ -118,50 +124,49 @@ class ForwardStatistics:
         if self._was_read:
             return
         self._was_read = True
-        asked = [_questions(call) for call in self._calls]
-        scalars = [scalar for questions in asked for scalar in questions]
-        answers = iter(_read(scalars if self.total is None else [*scalars, self.total]))
+        unread = [_unread(call) for call in self._calls]
+        scalars = [scalar for of_call in unread for scalar in of_call]
+        numbers = iter(_read(scalars if self.total is None else [*scalars, self.total]))
         self.calls = [
-            _numbers(call, [next(answers) for _ in questions])
-            for call, questions in zip(self._calls, asked, strict=True)
+            _numbers(call, [next(numbers) for _ in of_call]) for call, of_call in zip(self._calls, unread, strict=True)
         ]
-        self.finite = all(map(math.isfinite, answers))  # what is left of them: the total
+        self.finite = all(map(math.isfinite, numbers))  # what is left of them: the total
         densities = _read([plan.density() for plan, _ in self._trials])
         self.trials = [(d, sum(watch.laps())) for d, (_, watch) in zip(densities, self._trials, strict=True)]
         self.observing = sum(sum(watch.laps()) for watch in self._observing)
         self.measured = {
-            call.key: numbers.density
-            for call, numbers in zip(self._calls, self.calls, strict=True)
+            call.key: on_host.density
+            for call, on_host in zip(self._calls, self.calls, strict=True)
             if call.plan is not None
         }
 
     def seconds(self) -> float:
-        """Of the whole evaluation. Waits for the device."""
+        """Of the whole forward. Waits for the device."""
         return 0.0 if self.watch is None else sum(self.watch.laps())
 
 
-def _questions(call: _Call) -> list[Tensor]:
+def _unread(call: _Call) -> list[Tensor]:
     if call.plan is None:
         return []
     capped = call.plan.capped
-    asked = [call.plan.density()]
-    asked.append(torch.zeros_like(asked[0]) if capped is None else capped.float().mean())
-    asked += [] if call.total is None else [call.total]
-    return asked + ([] if call.sample is None else list(call.sample))
+    density = call.plan.density()
+    scalars = [density, torch.zeros_like(density) if capped is None else capped.float().mean()]
+    scalars += [] if call.total is None else [call.total]
+    return scalars + ([] if call.sample is None else list(call.sample))
 
 
-def _numbers(call: _Call, answers: Sequence[float]) -> CallNumbers:
+def _numbers(call: _Call, numbers: Sequence[float]) -> CallNumbers:
     laps = () if call.watch is None else tuple(call.watch.laps())
     if call.plan is None:
         return CallNumbers(call.block, 1.0, 0.0, laps)
-    density, capped, *answers = answers
+    density, capped, *rest = numbers
     finite = True
     if call.total is not None:
-        total, *answers = answers
+        total, *rest = rest
         finite = math.isfinite(total)
     # A sample that met NaN or Inf, in a key that was not kept perhaps, measured nothing.
-    measured = answers if all(map(math.isfinite, answers)) else []
-    return CallNumbers(call.block, density, capped, laps, call.top_p, finite, *measured)
+    sample = SampleNumbers(*rest) if rest and all(map(math.isfinite, rest)) else None
+    return CallNumbers(call.block, density, capped, laps, call.top_p, finite, sample)
 
 
 def _read(scalars: Sequence[Tensor]) -> list[float]:

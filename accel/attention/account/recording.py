@@ -9,7 +9,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Level:
-    """Measurements at one noise level; all fp64 on the CPU, summed or averaged over the batch and the model evaluations
+    """Measurements at one noise level; all fp64 on the CPU, summed or averaged over the batch and the forwards
     of that step.
 
     density [L, H, P]: kept fraction of the map for each candidate top_p. error [L, H, P]: squared difference to dense
@@ -45,7 +45,7 @@ class Timing:
 class Recording:
     """model: name of the network's class. layers: numbers of the blocks that were seen, rising [L]. top_p: the
     candidates, rising [P]; 1 is not among them. floor, max_density: the budget's that held for all of them. calls: of
-    video self-attention in an evaluation."""
+    video self-attention in a forward."""
 
     pattern: str
     model: str

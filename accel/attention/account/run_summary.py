@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from .marks import Mark
 from .recording import Recording
-from .timeline import RunRecord
+from .timeline import Timeline
 
 
 @dataclass(frozen=True)
@@ -16,7 +16,7 @@ class RunSummary:
 
     density: mean kept fraction of the sparse calls, 0..1. capped: share of their query blocks that the
     budget's maximum density cut. plan_share: planning's part of their time, 0..1. expected: self-attention
-    calls that the model makes, as its family row says. notes: sentences for the user. record: the run cell by cell.
+    calls that the model makes, as its family row says. notes: sentences for the user. timeline: the run cell by cell.
     recording: what Record measured in it. profiled: whether the budget had a profile. start, end: latents that the run
     began with and made (see `marks`).
     """
@@ -32,7 +32,7 @@ class RunSummary:
     capped: float = 0.0
     plan_share: float = 0.0
     notes: tuple[str, ...] = ()
-    record: RunRecord = field(default_factory=RunRecord)
+    timeline: Timeline = field(default_factory=Timeline)
     recording: Recording | None = None
     profiled: bool = False
     start: Mark | None = None

@@ -1,14 +1,14 @@
-"""Adds up model evaluations to the record of a run."""
+"""Adds up forwards to the timeline of a run."""
 
 from __future__ import annotations
 
 import math
-from collections import Counter
+from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 
 from .. import reasons
 from .forward_statistics import CallNumbers, ForwardStatistics
-from .timeline import Grid, RunRecord, Step, Times
+from .timeline import Grid, Step, Timeline, Times
 
 
 @dataclass
@@ -20,10 +20,10 @@ class _Cell:
 
     def add(self, call: CallNumbers) -> None:
         self.densities.append(call.density)
-        if call.error is not None and call.finite:
-            self.error += call.error
-            self.norm += call.norm
-            self.masses.append(call.mass)
+        if call.sample is not None and call.finite:
+            self.error += call.sample.error
+            self.norm += call.sample.norm
+            self.masses.append(call.sample.mass)
 
     def relative_error(self) -> float | None:
         return math.sqrt(self.error / self.norm) if self.masses and self.norm else None
@@ -32,7 +32,7 @@ class _Cell:
 @dataclass
 class _Column:
     sigma: float
-    evaluations: int = 0
+    forwards: int = 0
     seconds: float = 0.0
     sparse: int = 0
     untouched: int = 0
@@ -48,21 +48,21 @@ class _Column:
 
 
 class Tally:
-    """Takes in model evaluations, one after the other; `record` gives the cells and times so far."""
+    """Takes in forwards, one after the other; `timeline` gives the cells and times so far."""
 
     def __init__(self) -> None:
         self._columns: dict[int, _Column] = {}
         self._layers = 0
         self._announced = 0
-        self._times = Counter[str]()
+        self._times: defaultdict[str, float] = defaultdict(float)
 
     def add(self, forward: ForwardStatistics) -> None:
-        """A finished evaluation that was read. One without any attention call leaves no trace."""
+        """A finished forward that was read. One without any attention call leaves no trace."""
         if not forward.sparse and not forward.dense:
             return
         seconds = forward.seconds()
         column = self._columns.setdefault(forward.step, _Column(forward.sigma))
-        column.evaluations += 1
+        column.forwards += 1
         column.seconds += seconds
         column.sparse += forward.sparse.total()
         column.observed |= forward.observed
@@ -75,7 +75,7 @@ class Tally:
         self._spend(forward, seconds)
 
     def discard(self, forward: ForwardStatistics) -> None:
-        """An evaluation whose result was thrown away: its time was spent all the same."""
+        """A forward whose result was thrown away: its time was spent all the same."""
         self._times["guard"] += forward.seconds()
 
     def _spend(self, forward: ForwardStatistics, seconds: float) -> None:
@@ -84,14 +84,15 @@ class Tally:
         if not forward.sparse:
             self._times["dense_steps"] += seconds
             return
-        spent = Counter[str]()
+        spent = 0.0
         for call in forward.calls:
             names = ("planning", "kernel", "guard") if call.top_p is not None else ("dense",)
-            spent.update(dict(zip(names, call.laps, strict=False)))
-        self._times.update(spent)
-        self._times["other"] += max(0.0, seconds - spent.total())
+            for name, lap in zip(names, call.laps, strict=False):
+                self._times[name] += lap
+                spent += lap
+        self._times["other"] += max(0.0, seconds - spent)
 
-    def record(self, guard: tuple[str, ...]) -> RunRecord:
+    def timeline(self, guard: tuple[str, ...]) -> Timeline:
         """guard: what it said."""
         # The blocks that came by count; where none did, the calls that the family's row announces.
         layers = range(self._layers or self._announced)
@@ -107,7 +108,7 @@ class Tally:
             masses = column.cells[layer].masses if layer in column.cells else []
             return sum(masses) / len(masses) if masses else None
 
-        return RunRecord(
+        return Timeline(
             steps=tuple(_step(number, self._columns[number]) for number in sorted(self._columns)),
             density=grid(_Column.density),
             error=grid(error),
@@ -119,4 +120,4 @@ class Tally:
 
 def _step(number: int, column: _Column) -> Step:
     dense = None if column.sparse else reasons.commonest(column.reasons)
-    return Step(number + 1, column.sigma, column.evaluations, column.seconds, dense, column.observed)
+    return Step(number + 1, column.sigma, column.forwards, column.seconds, dense, column.observed)

@@ -73,11 +73,12 @@ def dense_work(size: Size) -> Terms:
     return Terms(dense=size.products)
 
 
-def plan_work(size: Size, planning: Planning, rounds: int) -> Terms:
+def plan_work(size: Size, planning: Planning, rounds: float) -> Terms:
     """Work of planning with so many rounds of k-means; each reads queries and keys twice."""
     queries, keys = planning.blocks(size.video)
     per_cluster = 2e-12 * size.heads * size.video * size.dim
-    assign, traffic = per_cluster * queries * planning.probe, planning.means + 2 * planning.probe
+    assign = per_cluster * queries * planning.probe
+    traffic: float = planning.means + 2 * planning.probe
     rounds *= planning.clusters
     if planning.clusters:
         assign += per_cluster * (queries + keys) * rounds
@@ -129,7 +130,9 @@ def predicted_costs(architecture: str) -> Terms:
 def eight_bit_rates(card: Card, architecture: str) -> tuple[float, float]:
     """Peak TFLOP/s of queries with keys and of weights with values, in the formats that 8-bit means on the chip."""
     formats = registry.nearest(FORMATS, architecture)[0]
-    rates = {None: card.half, INT8: card.int8, FP8: card.fp8}
+    rates = {None: card.half, INT8: card.int8}
+    if card.fp8 is not None:
+        rates[FP8] = card.fp8
     return rates[formats.keys], rates[formats.values]
 
 

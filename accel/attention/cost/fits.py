@@ -70,4 +70,4 @@ def read_fits(paths: Iterable[Path]) -> list[Fit]:
 
 
 def _is_cost(value: object) -> bool:
-    return type(value) in (int, float) and math.isfinite(value) and value >= 0
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) and value >= 0

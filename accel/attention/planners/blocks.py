@@ -118,13 +118,13 @@ def block_order(layout: TokenLayout, orders: list[VideoBlocks], index: Tensor) -
     """Orders of the whole sequence on the device of index int32 [B, H]: block 0 holds the tokens that are not video,
     the others the video's."""
     others = torch.cat([torch.arange(layout.prefix), torch.arange(layout.prefix + layout.video, layout.total)])
-    tokens = torch.stack([torch.cat([others, one.tokens + layout.prefix]) for one in orders])
-    offsets = torch.stack([torch.nn.functional.pad(one.offsets + layout.extra, (1, 0)) for one in orders])
+    tokens = torch.stack([torch.cat([others, order.tokens + layout.prefix]) for order in orders])
+    offsets = torch.stack([torch.nn.functional.pad(order.offsets + layout.extra, (1, 0)) for order in orders])
     return BlockOrder(tokens.int().to(index.device), offsets.int().to(index.device), index, tall_chunks(offsets))
 
 
 def tall_chunks(offsets: Tensor) -> int | None:
     """BlockOrder.tall_chunks of orders with the block offsets [R, blocks + 1], which are on the CPU."""
     sizes = offsets.diff(dim=1)
-    tall, small = ((-(-sizes // chunk)).sum(1).amax().item() for chunk in (TALL, CHUNK))
+    tall, small = (int((-(-sizes // chunk)).sum(1).amax()) for chunk in (TALL, CHUNK))
     return tall if tall * TALL <= MORE_PADDING * small * CHUNK else None

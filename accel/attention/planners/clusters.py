@@ -90,18 +90,21 @@ def warm_clusters(call: AttentionCall) -> tuple[Clusters, Clusters]:
 def _warm_clusters(call: AttentionCall) -> tuple[Clusters, Clusters]:
     video = slice(call.layout.prefix, call.layout.prefix + call.layout.video)
     tokens = call.q[:, :, video], call.k[:, :, video]
-    starts, iterations = call.memory.load(), WARM_ITERATIONS
-    if starts is None:
-        starts = [
-            sample_centroids(x, granularity.count(call.layout.video))
-            for x, granularity in zip(tokens, (QUERIES, KEYS), strict=True)
-        ]
-        iterations = FIRST_ITERATIONS
+    remembered = call.memory.load()
+    if remembered is None:
+        starts, iterations = _first_centroids(tokens), FIRST_ITERATIONS
+    else:
+        starts, iterations = remembered, WARM_ITERATIONS
     queries, keys = (
         kmeans_clusters(x, start, iterations, backend=call.backend) for x, start in zip(tokens, starts, strict=True)
     )
     call.memory.store(queries.centroids, keys.centroids)
     return queries, keys
+
+
+def _first_centroids(tokens: tuple[torch.Tensor, torch.Tensor]) -> tuple[torch.Tensor, ...]:
+    granularities = QUERIES, KEYS
+    return tuple(sample_centroids(x, size.count(x.shape[2])) for x, size in zip(tokens, granularities, strict=True))
 
 
 @step("clustering")

@@ -26,7 +26,8 @@ class Planning(NamedTuple):
         """Query and key blocks of so many video tokens."""
         if self.clusters:
             return QUERIES.count(video), KEYS.count(video)
-        return tuple(math.ceil(video / size) for size in block_sizes(video))
+        query, key = block_sizes(video)
+        return math.ceil(video / query), math.ceil(video / key)
 
     def padding(self, video: int) -> float:
         """Products that the kernel makes for each useful one: clusters end inside tiles and chunks, on average half of

@@ -25,9 +25,9 @@ from .static import StaticMap, overlap, plan_static, target_density, widest
 WHOLE_NEIGHBOURS = 0.1
 
 
-def plan(call: AttentionCall, budget: Spending) -> SparsePlan:
+def plan(call: AttentionCall, spending: Spending) -> SparsePlan:
     """Blocks of consecutive tokens of one frame, kept by distance in time and space."""
-    return plan_static(call, budget, "radial", lambda: radial_map(call.layout.grid, target_density(budget)))
+    return plan_static(call, spending, "radial", lambda: radial_map(call.layout.grid, target_density(spending)))
 
 
 def radial_map(grid: Grid, target: float) -> StaticMap:

@@ -52,35 +52,35 @@ def always_on(keep: Tensor) -> Tensor:
 
 
 @step("map")
-def keep_by_mass(call: AttentionCall, budget: Spending, mass: Tensor, sizes: Tensor) -> tuple[Tensor, Tensor]:
+def keep_by_mass(call: AttentionCall, spending: Spending, mass: Tensor, sizes: Tensor) -> tuple[Tensor, Tensor]:
     """The key blocks, of `sizes` int [B, H, K] tokens, that hold the mass that the budget wants, by the estimate mass
     fp32 [B, H, Q, K]: keep bool [B, H, Q, K] and capped bool [B, H, Q]."""
     return select_blocks(
         mass,
         sizes.int(),
-        top_p=budget.top_p,
-        floor=budget.floor,
-        max_density=budget.max_density,
+        top_p=spending.top_p,
+        floor=spending.floor,
+        max_density=spending.max_density,
         backend=call.backend,
     )
 
 
 @step("map")
-def prune(call: AttentionCall, budget: Spending, plan: SparsePlan, always: Tensor) -> SparsePlan:
-    """Keeps of each row's key blocks those that hold the mass budget.top_p of them, and at least the floor.
+def prune(call: AttentionCall, spending: Spending, plan: SparsePlan, always: Tensor) -> SparsePlan:
+    """Keeps of each row's key blocks those that hold the mass spending.top_p of them, and at least the floor.
 
     always: bool, a shape that expands to plan.keep's: what stays in any case, the tokens that are not video among it.
     Twilight, arXiv 2502.02770: select generously, then prune by an estimate, here that of the blocks' means.
     """
-    if budget.everything:
+    if spending.everything:
         return plan
     candidates = plan.keep[:, :, 1:, 1:]
-    if isinstance(budget.top_p, Tensor) and budget.max_density == 1:
+    if isinstance(spending.top_p, Tensor) and spending.max_density == 1:
         # A head that is to keep everything gets what the map lacks, too.
-        candidates = candidates | (budget.top_p >= 1)[:, None, None]
+        candidates = candidates | (spending.top_p >= 1)[:, None, None]
     queries = means(call.q, plan.queries, call.backend)[:, :, 1:]
     keys = means(call.k, plan.keys, call.backend)[:, :, 1:]
     sizes = plan.keys.sizes()[:, :, 1:]
     mass = _scores(queries, keys, sizes, call.scale).masked_fill_(~candidates, -torch.inf).softmax(dim=-1)
-    keep, _ = select_blocks(mass, sizes.int(), top_p=budget.top_p, floor=budget.floor, backend=call.backend)
+    keep, _ = select_blocks(mass, sizes.int(), top_p=spending.top_p, floor=spending.floor, backend=call.backend)
     return replace(plan, keep=always_on(keep & candidates) | always)

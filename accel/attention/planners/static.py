@@ -38,10 +38,10 @@ class StaticMap(NamedTuple):
         return float(query_sizes @ self.keep.double() @ key_sizes / (query_sizes.sum() * key_sizes.sum()))
 
 
-def target_density(budget: Spending) -> float:
+def target_density(spending: Spending) -> float:
     """The density that a static pattern's map aims at, 0..1: the budget's max_density where it is given, and
     everything only if top_p asks for everything too."""
-    return budget.max_density if budget.max_density < 1 or budget.everything else GENEROUS
+    return spending.max_density if spending.max_density < 1 or spending.everything else GENEROUS
 
 
 def nearest(queries: VideoBlocks, keys: VideoBlocks, apart: Tensor, always: Tensor, target: float) -> StaticMap:
@@ -81,22 +81,22 @@ def widest(make: Callable[[float], StaticMap], low: float, high: float, target: 
 
 
 @step("map")
-def plan_static(call: AttentionCall, budget: Spending, pattern: str, make: Callable[[], StaticMap]) -> SparsePlan:
+def plan_static(call: AttentionCall, spending: Spending, pattern: str, make: Callable[[], StaticMap]) -> SparsePlan:
     """The plan of a map that all heads share; `make` is called once in a run and device. top_p prunes inside it."""
     batch, heads = call.q.shape[:2]
     device = call.q.device
 
     def once() -> tuple[SparsePlan, Tensor]:
-        made = make()
+        video_map = make()
         index = torch.zeros(1, 1, dtype=torch.int32, device=device)
-        queries, keys = (block_order(call.layout, [blocks], index) for blocks in (made.queries, made.keys))
-        return SparsePlan(queries, keys, always_on(made.keep.to(device))), always_on(made.always.to(device))
+        queries, keys = (block_order(call.layout, [blocks], index) for blocks in (video_map.queries, video_map.keys))
+        return SparsePlan(queries, keys, always_on(video_map.keep.to(device))), always_on(video_map.always.to(device))
 
-    shared, always = call.static.get((pattern, call.layout, call.token_order, target_density(budget), device), once)
+    shared, always = call.static.get((pattern, call.layout, call.token_order, target_density(spending), device), once)
     index = shared.queries.index.expand(batch, heads)
     plan = SparsePlan(
         queries=replace(shared.queries, index=index),
         keys=replace(shared.keys, index=index),
         keep=shared.keep.expand(batch, heads, *shared.keep.shape),
     )
-    return prune(call, budget, plan, always)
+    return prune(call, spending, plan, always)

@@ -30,7 +30,7 @@ ROWS = 64
 # Relative change of a head's sampled queries and keys that asks for a new choice.
 DRIFT = 0.5
 PROFILE_ELEMENTS = 1 << 24  # scores held at once while profiling
-AXES = tuple(itertools.permutations(range(3)))
+AXES: tuple[Grid, ...] = tuple((a, b, c) for a, b, c in itertools.permutations(range(3)))
 
 
 class Bands(NamedTuple):
@@ -43,9 +43,9 @@ class Bands(NamedTuple):
     always: Tensor
 
 
-def plan(call: AttentionCall, budget: Spending) -> SparsePlan:
+def plan(call: AttentionCall, spending: Spending) -> SparsePlan:
     """Per (batch row, head) the band along one of the six axis orders; top_p prunes inside it."""
-    target = target_density(budget)
+    target = target_density(spending)
     key = ("svg1", call.layout, target, call.q.device)
     bands: Bands = call.static.get(key, lambda: _bands(call, target))
     probe = torch.cat([call.q[:, :, bands.rows], call.k[:, :, bands.rows]], dim=2)
@@ -63,7 +63,7 @@ def plan(call: AttentionCall, budget: Spending) -> SparsePlan:
         keys=replace(shared.keys, index=choice),
         keep=shared.keep[choice.long()],
     )
-    return prune(call, budget, chosen, bands.always[choice.long()])
+    return prune(call, spending, chosen, bands.always[choice.long()])
 
 
 @step("profile")
@@ -90,17 +90,17 @@ def _bands(call: AttentionCall, target: float) -> Bands:
     maps = [band_map(layout.grid, axes, target) for axes in AXES]
     index = torch.zeros(1, 1, dtype=torch.int32, device=device)
     plan = SparsePlan(
-        queries=block_order(layout, [one.queries for one in maps], index),
-        keys=block_order(layout, [one.keys for one in maps], index),
-        keep=always_on(torch.stack([one.keep for one in maps])).to(device),
+        queries=block_order(layout, [band.queries for band in maps], index),
+        keys=block_order(layout, [band.keys for band in maps], index),
+        keep=always_on(torch.stack([band.keep for band in maps])).to(device),
     )
     rows = spread(layout.video, min(ROWS, layout.video), torch.device("cpu"))
     visible = torch.ones(len(AXES), len(rows), layout.total, dtype=torch.bool)
     video = slice(layout.prefix, layout.prefix + layout.video)
-    for order, one in enumerate(maps):
-        query_of, key_of = one.queries.block_of_token(), one.keys.block_of_token()
-        visible[order, :, video] = one.keep[query_of[rows]][:, key_of]
-    always = always_on(torch.stack([one.always for one in maps])).to(device)
+    for order, band in enumerate(maps):
+        query_of, key_of = band.queries.block_of_token(), band.keys.block_of_token()
+        visible[order, :, video] = band.keep[query_of[rows]][:, key_of]
+    always = always_on(torch.stack([band.always for band in maps])).to(device)
     return Bands((rows + layout.prefix).to(device), visible.to(device), plan, always)
 
 

@@ -22,12 +22,12 @@ from .steps import step
 from .svg2 import select_by_mass
 
 
-def plan(call: AttentionCall, budget: Spending) -> SparsePlan:
+def plan(call: AttentionCall, spending: Spending) -> SparsePlan:
     """Blocks as in svg2; the tail's keys and values are the means of the key clusters."""
     queries, keys = warm_clusters(call)
     query_order, key_order = queries.block_order(call.layout), keys.block_order(call.layout)
     tail = call.once("tail", lambda: make_tail(call, key_order))
-    spent, capped = select_by_mass(call, budget, queries, keys)
+    spent, capped = select_by_mass(call, spending, queries, keys)
     sizes = keys.sizes()
     limit = torch.where(spent, sizes.unsqueeze(-2), 0).sum(-1)
     priority = call.once("priority", lambda: _priority(call, queries, key_order, tail, sizes))

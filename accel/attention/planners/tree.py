@@ -13,7 +13,7 @@ from .pooled import plan_by_means
 from .trees import tree_blocks
 
 
-def plan(call: AttentionCall, budget: Spending) -> SparsePlan:
+def plan(call: AttentionCall, spending: Spending) -> SparsePlan:
     """Leaves of 128 queries and 64 keys, less in short videos, kept by the mass that their means promise; with a
     tail."""
-    return plan_by_means(call, budget, *call.once("tree", lambda: tree_blocks(call)))
+    return plan_by_means(call, spending, *call.once("tree", lambda: tree_blocks(call)))

@@ -42,10 +42,11 @@ def tree_blocks(call: AttentionCall) -> tuple[BlockOrder, BlockOrder]:
     queries, keys = call.q[:, :, video], call.k[:, :, video]
     # What sets two keys apart is how differently the queries score them, and the other way round.
     weights = second_moment(keys), second_moment(queries)
-    return tuple(
+    query_order, key_order = (
         _block_order(_tree_order(x, weight, cut.size, call.backend) + layout.prefix, cut)
         for x, weight, cut in zip((queries, keys), weights, cuts, strict=True)
     )
+    return query_order, key_order
 
 
 @step("trees")

@@ -17,10 +17,10 @@ from .blocks import Grid, block_sizes, coordinates, ordered_blocks
 from .static import StaticMap, nearest, overlap, plan_static, target_density
 
 
-def plan(call: AttentionCall, budget: Spending) -> SparsePlan:
+def plan(call: AttentionCall, spending: Spending) -> SparsePlan:
     """Blocks by call.token_order (auto: cube), each attending the blocks in a window around it."""
     return plan_static(
-        call, budget, "window", lambda: window_map(call.layout.grid, call.token_order, target_density(budget))
+        call, spending, "window", lambda: window_map(call.layout.grid, call.token_order, target_density(spending))
     )
 
 

@@ -7,9 +7,9 @@ import math
 import torch
 from torch import Tensor
 
-from ..account.recording import Recording, Timing
+from ..account.recording import Recording
 from .frontier import Frontier, frontier
-from .predict import Prediction, predict, problem, seconds, sparse_call
+from .predict import Measured, Prediction, measured, predict, seconds, sparse_call
 from .profile import ERROR, SPEED, Profile, check_target
 
 # The error of a profile that was asked for speed where there is none to be had.
@@ -39,13 +39,13 @@ def for_error(recording: Recording, error: float, margin: float = 1.0) -> Profil
     check_target(ERROR, error)
     path = frontier(recording)
     position = _positions(path, error / margin)
-    asked = f"{error:g} with its margin" if margin > 1 else f"{error:g}"
+    wanted = f"{error:g} with its margin" if margin > 1 else f"{error:g}"
     notes = []
     if full := _count(position == path.end):
-        reason = f"even top_p {recording.top_p[-1]:g} leaves them an error above {asked}"
+        reason = f"even top_p {recording.top_p[-1]:g} leaves them an error above {wanted}"
         notes.append(f"{full} of {len(position)} layers keep everything: {reason}")
     if below := _count(position == 0):
-        notes.append(f"{below} of {len(position)} layers stay below the error {asked} with the least budget measured")
+        notes.append(f"{below} of {len(position)} layers stay below the error {wanted} with the least budget measured")
     prediction = predict(recording.timing, path.at(position)[0].tolist())
     met = full < len(position)
     return _profile(recording, path, position, (ERROR, error), met, [*notes, prediction.words()])
@@ -60,36 +60,38 @@ def for_speed(recording: Recording, speed: float) -> Profile:
     """
     check_target(SPEED, speed)
     path = frontier(recording)
-    why = problem(recording.timing) or _too_slow(recording.timing, path)
-    if why is not None:
+    timing = measured(recording.timing)
+    why = timing if isinstance(timing, str) else _too_slow(timing, path)
+    if isinstance(timing, str) or why is not None:
         notes = [
             f"sparse attention brings no speed here: {why}",
             f"this profile is for the error {USUAL_ERROR}",
         ]
         return _profile(recording, path, _positions(path, USUAL_ERROR), (SPEED, speed), False, notes)
 
-    def reached(error: float) -> tuple[Tensor, Prediction]:
-        position = _worth_it(recording.timing, path, _positions(path, error))
-        return position, predict(recording.timing, path.at(position)[0].tolist())
+    def reached(error: float) -> tuple[Tensor, Prediction, float]:
+        position = _worth_it(timing, path, _positions(path, error))
+        prediction = predict(recording.timing, path.at(position)[0].tolist())
+        return position, prediction, prediction.speed or 0.0
 
     # From here on every layer has its least budget.
     high = path.least.max().item()
-    position, prediction = reached(high)
-    if met := prediction.speed >= speed:
+    position, prediction, fastest = reached(high)
+    if met := fastest >= speed:
         # Below this, every layer keeps everything.
         low = max(path.densest.min().item() / 2, high * SMALLEST)
         for _ in range(HALVINGS):
             middle = math.sqrt(low * high)
-            found, gained = reached(middle)
-            if gained.speed >= speed:
-                high, position, prediction = middle, found, gained
+            trial, predicted, reached_speed = reached(middle)
+            if reached_speed >= speed:
+                high, position, prediction = middle, trial, predicted
             else:
                 low = middle
         notes = [f"{speed:.3g}x costs an error of {high:.2g} in each layer"]
         if full := _count(position == path.end):
             notes.append(f"{full} of {len(position)} layers keep everything")
     else:
-        best = f"the least budget measured brings {prediction.speed:.3g}x"
+        best = f"the least budget measured brings {fastest:.3g}x"
         notes = [f"{speed:.3g}x is out of reach: {best}, with errors up to {high:.2g}"]
     return _profile(recording, path, position, (SPEED, speed), met, [*notes, prediction.words()])
 
@@ -98,14 +100,14 @@ def _positions(path: Frontier, error: float) -> Tensor:
     return path.position(error).masked_fill(path.densest > error, path.end)
 
 
-def _worth_it(timing: Timing, path: Frontier, position: Tensor) -> Tensor:
+def _worth_it(timing: Measured, path: Frontier, position: Tensor) -> Tensor:
     """A layer that sparse calls would slow down keeps everything."""
     density, _ = path.at(position)
     slow = torch.tensor([sparse_call(timing, d) >= timing.dense_call for d in density.tolist()])
     return position.masked_fill(slow, path.end)
 
 
-def _too_slow(timing: Timing, path: Frontier) -> str | None:
+def _too_slow(timing: Measured, path: Frontier) -> str | None:
     least = path.density[:, 0].min().item()
     fastest = sparse_call(timing, least)
     if fastest < timing.dense_call:

@@ -99,7 +99,7 @@ class Observer:
 
     def observe(self, call: AttentionCall, step: int) -> tuple[Tensor, Tensor, Tensor]:
         """What `measure` says of the call. Never waits."""
-        return measure(replace(call, made={}), self.pattern, self._spendings, turn=step)
+        return measure(replace(call, shared={}), self.pattern, self._spendings, turn=step)
 
     def stop(self, reason: str) -> None:
         """Measuring failed; the run goes on without."""
@@ -114,9 +114,10 @@ class Observer:
         return True
 
     def learn(self, forward: ForwardStatistics) -> None:
-        """Takes in a finished evaluation that was read. Waits for the device."""
+        """Takes in a finished forward that was read. Waits for the device."""
         for block, tensors in forward.observations:
-            new, level = _Sums(*(x.double().cpu() for x in tensors)), self._levels[forward.step]
+            density, error, norm = (x.double().cpu() for x in tensors)
+            new, level = _Sums(density, error, norm), self._levels[forward.step]
             layers = self._sums.setdefault(level, {})
             if block in layers:
                 layers[block].add(new)
@@ -171,9 +172,9 @@ class Observer:
         sums = [self._sums[level][layer] for layer in layers]
         return Level(
             self._sigmas[level],
-            torch.stack([one.density / one.calls for one in sums]),
-            torch.stack([one.error for one in sums]),
-            torch.stack([one.norm for one in sums]),
+            torch.stack([layer.density / layer.calls for layer in sums]),
+            torch.stack([layer.error for layer in sums]),
+            torch.stack([layer.norm for layer in sums]),
         )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from ..account.recording import Timing
 
@@ -37,10 +38,10 @@ class Prediction:
         return self.dense_step / self.sparse_step
 
     def words(self) -> str:
-        if self.dense_step is None:
+        if self.dense_step is None or self.dense_run is None:
             return f"the time of a step is not known: {self.problem}"
         dense = f"a step takes {seconds(self.dense_step)} dense"
-        if self.speed is None:
+        if self.speed is None or self.sparse_step is None or self.sparse_run is None:
             return f"{dense}, a run of {self.steps} steps {seconds(self.dense_run)}; no speed here: {self.problem}"
         slower = "" if self.speed > 1 else ": sparse attention is no faster than dense on this machine"
         return (
@@ -57,21 +58,31 @@ def seconds(value: float) -> str:
     return f"{value:.1f} s" if value < 10 else f"{value:.0f} s"
 
 
-def problem(timing: Timing) -> str | None:
-    """Why nothing can be said of the speed of sparse calls here, or None."""
+class Measured(NamedTuple):
+    """The fields of a Timing in which everything was measured."""
+
+    dense_step: float
+    dense_call: float
+    calls: int
+    sparse: tuple[tuple[float, float], ...]
+
+
+def measured(timing: Timing) -> Measured | str:
+    """What was measured, or why nothing can be said of the speed of sparse calls here."""
     if timing.problem is not None:
         return timing.problem
-    missing = {"dense step": timing.dense_step, "dense attention call": timing.dense_call, "sparse call": timing.sparse}
-    names = [name for name, value in missing.items() if not value]
-    return f"no {' and no '.join(names)} could be timed" if names else None
+    if timing.dense_step and timing.dense_call and timing.sparse:
+        return Measured(timing.dense_step, timing.dense_call, timing.calls, timing.sparse)
+    times = {"dense step": timing.dense_step, "dense attention call": timing.dense_call, "sparse call": timing.sparse}
+    return f"no {' and no '.join(name for name, value in times.items() if not value)} could be timed"
 
 
-def sparse_call(timing: Timing, density: float) -> float:
+def sparse_call(timing: Measured, density: float) -> float:
     """Seconds of a sparse call with planning, from the straight line through the measured ones.
 
     The line is the least-squares one with neither slope nor intercept below 0: planning costs what it costs, and each
     kept block its share. Calls of one density alone do not tell these two apart; there the second point is a dense
-    call, which computes what a sparse one of density 1 does. A timing without `problem`.
+    call, which computes what a sparse one of density 1 does.
     """
     points = list(timing.sparse)
     if len({d for d, _ in points}) == 1:
@@ -89,11 +100,11 @@ def sparse_call(timing: Timing, density: float) -> float:
 
 def predict(timing: Timing, density: Sequence[float]) -> Prediction:
     """density [L]: of each layer. A layer that keeps everything (density 1) runs dense."""
-    why = problem(timing)
-    step = None
-    if why is None:
-        calls = [timing.dense_call if d >= 1 else sparse_call(timing, d) for d in density]
-        # A step may evaluate the model more than once, and has that many calls of each layer.
-        rest = max(timing.dense_step - timing.calls * timing.dense_call, 0.0)
-        step = rest + timing.calls * sum(calls) / len(calls)
-    return Prediction(timing.dense_step, step, timing.steps, timing.dense_steps, why)
+    known = measured(timing)
+    if isinstance(known, str):
+        return Prediction(timing.dense_step, None, timing.steps, timing.dense_steps, known)
+    calls = [known.dense_call if d >= 1 else sparse_call(known, d) for d in density]
+    # A step may have several forwards, and has that many calls of each layer.
+    rest = max(known.dense_step - known.calls * known.dense_call, 0.0)
+    step = rest + known.calls * sum(calls) / len(calls)
+    return Prediction(known.dense_step, step, timing.steps, timing.dense_steps)

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from ...files import read_json, write_json
 
@@ -18,7 +18,7 @@ LEAST_TOP_P = 0.05
 
 @dataclass(frozen=True)
 class Profile:
-    """model: name of the network's class. layers: block numbers [L]. calls: of video self-attention in an evaluation.
+    """model: name of the network's class. layers: block numbers [L]. calls: of video self-attention in a forward.
     floor, max_density: as in `Budget`. top_p [L][heads], 0.05 to 1; 1 keeps everything. density, error [L]: what was
     expected of each layer, the mean over noise levels: the error is the relative L2 of the attention output, and is
     what the guard holds the layer to. target: `error` or `speed`; target_value: what was asked; met: whether it is
@@ -117,8 +117,8 @@ def _short(value: object) -> str:
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
-def _number(value: object) -> bool:
-    return type(value) in (int, float) and math.isfinite(value)
+def _number(value: object) -> TypeGuard[float]:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _within(low: float, high: float) -> Callable[[object], bool]:
@@ -130,8 +130,9 @@ def _list_of(right: Callable[[object], bool]) -> Callable[[object], bool]:
 
 
 def _block_numbers(value: object) -> bool:
-    numbers = isinstance(value, list) and all(type(number) is int and number >= 0 for number in value)
-    return numbers and value != [] and value == sorted(set(value))
+    if not isinstance(value, list) or not all(type(number) is int and number >= 0 for number in value):
+        return False
+    return value != [] and value == sorted(set(value))
 
 
 def _count(value: object) -> bool:

@@ -139,16 +139,16 @@ def load(path: Path, variant: str = "auto", dtype: str = "auto") -> Autoencoder:
 def need_autoencoder(vae) -> Autoencoder:
     """Raises ValueError unless the VAE is a DC-AE."""
     if not isinstance(vae, Autoencoder):
-        found = type(getattr(vae, "first_stage_model", vae)).__name__
-        raise ValueError(f"vae: expected a DC-AE from Load DC-AE (DiT Accel), found {found}")
+        actual = type(getattr(vae, "first_stage_model", vae)).__name__
+        raise ValueError(f"vae: expected a DC-AE from Load DC-AE (DiT Accel), found {actual}")
     return vae
 
 
-def need_channels(config: Config, found: int) -> None:
+def need_channels(config: Config, channels: int) -> None:
     """Raises ValueError unless a latent has the autoencoder's number of channels."""
-    if found != config.latent_channels:
+    if channels != config.latent_channels:
         raise ValueError(
-            f"samples: expected a latent of {config.latent_channels} channels for DC-AE {config.name}, found {found}"
+            f"samples: expected a latent of {config.latent_channels} channels for DC-AE {config.name}, found {channels}"
         )
 
 

@@ -19,24 +19,24 @@ def latent_format(config: Config, preview: Path | None = None) -> LatentFormat:
     not known, or the file is of another kind or autoencoder.
     """
     if config.scale is None:
-        raise ValueError(f"DC-AE {config.name}: expected a known scale of its latents, found none")
-    found = LatentFormat()
-    found.scale_factor = config.scale
-    found.latent_channels = config.latent_channels
-    found.spacial_downscale_ratio = config.factor
+        raise ValueError(f"DC-AE {config.name}: expected a known scale of its latents, latent_format none")
+    latent_format = LatentFormat()
+    latent_format.scale_factor = config.scale
+    latent_format.latent_channels = config.latent_channels
+    latent_format.spacial_downscale_ratio = config.factor
     if preview is not None:
-        found.latent_rgb_factors, found.latent_rgb_factors_bias = _factors(preview, config)
-    return found
+        latent_format.latent_rgb_factors, latent_format.latent_rgb_factors_bias = _factors(preview, config)
+    return latent_format
 
 
 def _factors(path: Path, config: Config) -> tuple[list[list[float]], list[float]]:
     content = json.loads(path.read_text("utf-8"))
     kind = content.get("format"), content.get("version")
     if kind != (KIND, VERSION):
-        raise ValueError(f"{path}: expected version {VERSION} of {KIND}, found {kind}")
+        raise ValueError(f"{path}: expected version {VERSION} of {KIND}, latent_format {kind}")
     if content["autoencoder"] != config.name or len(content["factors"]) != config.latent_channels:
         raise ValueError(
-            f"{path}: expected factors for {config.latent_channels} channels of DC-AE {config.name}, found "
+            f"{path}: expected factors for {config.latent_channels} channels of DC-AE {config.name}, latent_format "
             f"{len(content['factors'])} of {content['autoencoder']}"
         )
     return content["factors"], content["bias"]

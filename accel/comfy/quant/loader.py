@@ -74,15 +74,15 @@ def _plain_dtype(tensors: dict[str, Tensor | Weight4]) -> torch.dtype:
 
 def packed(tensors: dict[str, Tensor | Weight4], dtype: torch.dtype) -> dict[str, Tensor]:
     """The tensors as core's modules load them."""
-    found = dict(tensors)
+    state_dict = dict(tensors)
     for name, weight in tensors.items():
         if isinstance(weight, Weight4):
             key = f"{name.removesuffix('weight')}bias"
             bias = tensors.get(key)
-            found[name] = wrap(weight, bias, dtype)
-            if weight.unsigned_from is not None and found[name]._params.saved_as == SVDQUANT:
-                found[key] = shifted_bias(bias, weight)
-    return found
+            state_dict[name] = wrap(weight, bias, dtype)
+            if weight.unsigned_from is not None and state_dict[name]._params.saved_as == SVDQUANT:
+                state_dict[key] = shifted_bias(bias, weight)
+    return state_dict
 
 
 def _need_all(path: Path, tensors: dict[str, Tensor | Weight4], model: torch.nn.Module) -> None:

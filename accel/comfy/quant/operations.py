@@ -56,9 +56,9 @@ def operations(dtype: torch.dtype, choose: Callable[[Weight4], str]) -> type:
                 comfy.ops.run_every_op()
                 patches, functions = self.patches()
                 with self.packed(input) as (weight, bias):
-                    found = lora.branches(patches, tuple(self.weight.shape), input)
+                    beside = lora.branches(patches, tuple(self.weight.shape), input)
                     bias, shift = self.plain_bias(bias, weight if is_weight4(weight) else self.weight, input.device)
-                    if found.dense or functions or not is_weight4(weight):
+                    if beside.dense or functions or not is_weight4(weight):
                         dense = weight.dequantize() if is_weight4(weight) else weight
                         dense = lora.patched(dense.to(input.dtype), patches, self.key)
                         for function in functions:
@@ -69,11 +69,11 @@ def operations(dtype: torch.dtype, choose: Callable[[Weight4], str]) -> type:
                         unwrap(weight),
                         bias,
                         self.path,
-                        found.low_rank,
+                        beside.low_rank,
                         shift=shift,
                         sibling=self.sibling,
                     )
-                    for adapter in found.additive:
+                    for adapter in beside.additive:
                         out = out + adapter.h(input, out)
                     return out
 
@@ -123,15 +123,15 @@ def operations(dtype: torch.dtype, choose: Callable[[Weight4], str]) -> type:
             def state_dict(self, *args, destination=None, prefix="", **kwargs):
                 if not is_weight4(self.weight):
                     return super().state_dict(*args, destination=destination, prefix=prefix, **kwargs)
-                found = {} if destination is None else destination
+                state_dict = {} if destination is None else destination
                 weight = self.saved_weight()
                 tensors, config = layer_parts(unwrap(weight), weight._params.saved_as)
                 tensors["weight"] = tensors["weight"].as_subclass(SavedCodes)
                 tensors["comfy_quant"] = marker(config)
                 if self.bias is not None:
                     tensors["bias"] = self.bias
-                found.update({f"{prefix}{name}": tensor for name, tensor in tensors.items()})
-                return found
+                state_dict.update({f"{prefix}{name}": tensor for name, tensor in tensors.items()})
+                return state_dict
 
             def saved_weight(self) -> Tensor:
                 """The weight with the LoRAs of low rank that are loaded, appended to its rank."""
@@ -187,8 +187,8 @@ def refuse_lossy_saving(model) -> None:
     def checked(*args, **kwargs):
         for name, layer in layers(model).items():
             patches, functions = layer.patches()
-            found = lora.branches(patches, tuple(layer.weight.shape), layer.weight._params.scale)
-            if found.dense or found.additive or functions:
+            beside = lora.branches(patches, tuple(layer.weight.shape), layer.weight._params.scale)
+            if beside.dense or beside.additive or functions:
                 raise ValueError(f"{name}: a layer in 4 bits can be saved with LoRAs of low rank only")
         return save(*args, **kwargs)
 
@@ -217,8 +217,8 @@ def _patches_among(functions) -> tuple[list[tuple], list[Callable]]:
 
 def share_inputs(model: torch.nn.Module) -> None:
     """Tells layers that read one input in one way (q, k and v) of each other."""
-    found = layers(model)
-    for path in {layer.path for layer in found.values()}:
-        weights = {name: unwrap(layer.weight) for name, layer in found.items() if layer.path == path}
+    by_name = layers(model)
+    for path in {layer.path for layer in by_name.values()}:
+        weights = {name: unwrap(layer.weight) for name, layer in by_name.items() if layer.path == path}
         for name, sibling in siblings(weights, path).items():
-            found[name].sibling = sibling
+            by_name[name].sibling = sibling

@@ -1,4 +1,4 @@
-"""One model evaluation, as every attention call of it finds it."""
+"""One forward, as every attention call of it finds it."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ FORWARD_KEY = "dit_accel_forward"
 
 
 @dataclass
-class Forward:
-    """One model evaluation, as every attention call of it finds it in transformer_options.
+class ForwardState:
+    """One forward, as every attention call of it finds it in transformer_options.
 
     branches: one id per equal part of the batch, none if the parts are unknown. previous: the override that stood
     in our place before. dense_reason: why what remains of the forward is dense; set when a call failed.
@@ -33,7 +33,7 @@ class Forward:
     dense_reason: str | None = None
     _seen: Counter = field(default_factory=Counter)
 
-    def __deepcopy__(self, memo) -> Forward:
+    def __deepcopy__(self, memo) -> ForwardState:
         """It travels in model options, which other nodes copy, and must not take the model along."""
         return self
 

@@ -30,8 +30,8 @@ def profile_of(samples: Tensor, model, target: str, target_value: float) -> Prof
     """
     patch = patch_of(model)
     if patch is None or patch.recorded != ATTENTION:
-        found = "one that no Record has watched" if patch is None or not patch.recorded else "one of linear layers"
-        raise ValueError(f"model: expected a recording of attention, by Record (DiT Accel), found {found}")
+        actual = "one that no Record has watched" if patch is None or not patch.recorded else "one of linear layers"
+        raise ValueError(f"model: expected a recording of attention, by Record (DiT Accel), found {actual}")
     runs = find_runs(samples, [patch])
     if not runs:
         raise ValueError(f"samples: {no_run([patch])}")

@@ -38,10 +38,10 @@ def report_on(samples: Tensor, model, model_2=None) -> Report:
             "No report: this model has passed neither Sparse Attention (DiT Accel) nor Record (DiT Accel). Put one of "
             "them between the loader and the sampler, and connect its model here."
         )
-    found = find_runs(samples, patches)
-    if not found:
+    summaries = find_runs(samples, patches)
+    if not summaries:
         return _nothing(no_run(patches))
-    runs = list(zip(_titles(found), found, strict=True))
+    runs = list(zip(_titles(summaries), summaries, strict=True))
     advice = all_advice(runs)
     text = report_text(runs, advice)
     return Report(to_tensor(report_picture(runs)), text, payload(runs, advice, text))

@@ -23,7 +23,7 @@ from ..families import ForwardInputs
 from ..folders import gate_files
 from ..quant.linears import watched_linears
 from .badge import Badge
-from .forward import Evaluation
+from .forward import Forward
 
 KEY = "dit_accel.sparse_attention"
 RUN_KEY = "dit_accel_run"
@@ -45,13 +45,13 @@ def install(model, settings: Settings, node: str | None = None):
     return _attach(model, Patch(settings, node, earlier.recorded, earlier.history))
 
 
-def record(model, what: str):
-    """A clone of the ModelPatcher `model` whose runs are recorded, sparse or not. what: `attention`, or `linear` for
-    the inputs of linear layers."""
+def record(model, recorded: str):
+    """A clone of the ModelPatcher `model` whose runs are recorded, sparse or not. recorded: `attention`, or `linear`
+    for the inputs of linear layers."""
     earlier = patch_of(model)
     if earlier is None:
-        return _attach(model, Patch(Settings(sparse=False), recorded=what))
-    return _attach(model, Patch(earlier.settings, earlier.node, what, earlier.history))
+        return _attach(model, Patch(Settings(sparse=False), recorded=recorded))
+    return _attach(model, Patch(earlier.settings, earlier.node, recorded, earlier.history))
 
 
 def patch_of(model) -> Patch | None:
@@ -178,19 +178,19 @@ class Patch:
         if run is None:
             return executor(x, t, c_concat, c_crossattn, control, transformer_options, **kwargs)
 
-        def evaluate(options):
+        def apply(options):
             return executor(x, t, c_concat, c_crossattn, control, options, **kwargs)
 
         model = diffusion_model(executor.class_obj)
-        evaluation = Evaluation.of(run, model, ForwardInputs(x, c_crossattn, kwargs), transformer_options)
-        self._activations.watching = evaluation.step in observed_steps(run.steps)
+        forward = Forward.of(run, model, ForwardInputs(x, c_crossattn, kwargs), transformer_options)
+        self._activations.watching = forward.step in observed_steps(run.steps)
         touched = run.observer is not None or is_compiled(executor.class_obj, transformer_options)
-        out, statistics = evaluation.run(evaluate, touched)
+        out, statistics = forward.compute(apply, touched)
         if run.guard.on and statistics.sparse:
             statistics.total = out.sum(dtype=torch.float32)
         statistics.read()
         if not statistics.finite:
-            out, repeated = evaluation.run(evaluate, touched, reasons.GUARD)
+            out, repeated = forward.compute(apply, touched, reasons.GUARD)
             run.discard(statistics, mended=bool(torch.isfinite(out).all()))
             statistics = repeated
         run.add(statistics)

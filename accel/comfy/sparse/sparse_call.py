@@ -22,7 +22,7 @@ from ...attention.profiles.observer import CANDIDATES, FLOOR
 from ...attention.run import Run
 from ...attention.spending import Spending
 from ..compat import failure_reason, pause_malloc_graph
-from .forward_state import Forward
+from .forward_state import ForwardState
 
 log = logging.getLogger("dit_accel")
 
@@ -40,7 +40,7 @@ def choose_backend(fallback: str, q: torch.Tensor) -> tuple[str | None, str]:
 
 
 def _attention_call(
-    forward: Forward, layer: Hashable, q, k, v, scale: float, backend: str, *, changes: bool = True
+    forward: ForwardState, layer: Hashable, q, k, v, scale: float, backend: str, *, changes: bool = True
 ) -> AttentionCall:
     """changes: whether its plans change what the run remembers of the layer."""
     rows = q.shape[0] // max(len(forward.branches), 1)
@@ -50,25 +50,25 @@ def _attention_call(
     return AttentionCall(q, k, v, forward.layout, scale, backend, memory, run.static, run.settings.token_order)
 
 
-def sparse_attention(
-    forward: Forward, layer: tuple[int, int], q, k, v, scale, backend: str, spending: Spending
-) -> torch.Tensor:
+def sparse_attention(forward: ForwardState, layer: tuple[int, int], q, k, v, scale, backend: str) -> torch.Tensor:
     """Plan and run one call, and sample its error where it is the guard's turn; q, k, v and the result are
     [B, H, N, D]."""
     run, step = forward.run, forward.statistics.step
+    call = _attention_call(forward, layer, q, k, v, scale, backend)
+    spending = run.spending(layer[0], q.device)
     watch = Stopwatch(q.device)
-    plan = PATTERNS[run.settings.pattern].plan(_attention_call(forward, layer, q, k, v, scale, backend), spending)
+    plan = PATTERNS[run.settings.pattern].plan(call, spending)
     watch.mark()
     formats = _formats(run, layer[0], q, backend)
     sampled = run.guard.samples(layer[0], step)
     out = executor.execute(q, k, v, plan, formats=formats, scale=scale, backend=backend, return_lse=sampled)
     watch.mark()
-    found = None
+    error_sample = None
     if sampled:
         out, lse = out
         make_rows = functools.partial(sampled_rows, forward.layout, ROWS, step, q.device)
         rows = run.static.get(("rows", step, forward.layout, q.device), make_rows)
-        found = sample(q, k, v, out, lse, rows, scale, backend)
+        error_sample = sample(q, k, v, out, lse, rows, scale, backend)
     # One pass over the output, without a tensor of flags; a sum in fp32 of finite 16-bit numbers is finite.
     total = out.sum(dtype=torch.float32) if run.guard.on else None
     watch.mark()
@@ -80,7 +80,7 @@ def sparse_attention(
         block=layer[0],
         top_p=run.promised_top_p(layer[0]),
         total=total,
-        sample=found,
+        sample=error_sample,
     )
     return out
 
@@ -91,7 +91,7 @@ def _formats(run: Run, block: int | None, q: torch.Tensor, backend: str) -> Form
     return choose_formats(run.settings.precision, run.settings.pattern, run.budget, chip, faster, block)
 
 
-def observe(forward: Forward, layer: tuple[int, int], q, k, v, scale: float) -> None:
+def observe(forward: ForwardState, layer: tuple[int, int], q, k, v, scale: float) -> None:
     """Measures what budgets would do to this call. Where that fails, the run goes on without measuring."""
     fast, problem = choose_backend(forward.run.settings.fallback, q)
     forward.run.observer.problem = None if fast else problem
@@ -108,7 +108,7 @@ def observe(forward: Forward, layer: tuple[int, int], q, k, v, scale: float) -> 
         forward.run.observer.stop(reason)
 
 
-def _measure(forward: Forward, layer: tuple[int, int], q, k, v, scale: float, backend: str, timed: bool) -> None:
+def _measure(forward: ForwardState, layer: tuple[int, int], q, k, v, scale: float, backend: str, timed: bool) -> None:
     """What budgets would do to this call, and where it is `timed`, once at a noise level how long a sparse call takes.
     In a run that is sparse anyway the calls themselves say that."""
     run, statistics = forward.run, forward.statistics
@@ -123,7 +123,7 @@ def _measure(forward: Forward, layer: tuple[int, int], q, k, v, scale: float, ba
     statistics.record_observation(layer[0], measured, watch)
 
 
-def _try(forward: Forward, call: AttentionCall, backend: str) -> None:
+def _try(forward: ForwardState, call: AttentionCall, backend: str) -> None:
     """Plans and runs a call with the least and the largest of the candidates; the first time is for compiling."""
     run = forward.run
     formats = _formats(run, None, call.q, backend)

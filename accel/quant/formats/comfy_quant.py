@@ -66,30 +66,30 @@ def read(tensors: Mapping[str, Tensor], metadata: Mapping[str, str], name: str) 
     Layers of other formats (FP8, NVFP4, ...) stay as they are, for core to read; one that only the header tells of
     gets its marker. Raises ValueError naming file, layer and tensor or field, what was expected and what was found.
     """
-    found: dict[str, Tensor | Weight4] = dict(tensors)
+    result: dict[str, Tensor | Weight4] = dict(tensors)
     configs = read_markers(tensors, name)
     for layer, config in read_header(metadata, tensors, name).items():
         if configs.get(layer, config) != config and config["format"] in _READERS:
             raise ValueError(f"{name}: {layer}: expected one description, found another in the header than in {MARKER}")
         if configs.get(layer) != config:
             configs[layer] = config
-            found[layer + MARKER] = marker(config)
+            result[layer + MARKER] = marker(config)
     parts = _by_layer(tensors, configs)
     for layer, config in configs.items():
         reader = _READERS.get(config["format"])
         if reader is None:
             continue
         for part in parts[layer]:
-            del found[f"{layer}.{part}"]
-        del found[layer + MARKER]
+            del result[f"{layer}.{part}"]
+        del result[layer + MARKER]
         reading = Layer(name, layer, config, parts[layer])
         reading.allow_fields(_FIELDS[config["format"]])
         weight, bias = reader(reading)
         reading.end(weight)
-        found[f"{layer}.weight"] = weight
+        result[f"{layer}.weight"] = weight
         if bias is not None:
-            found[f"{layer}.bias"] = bias
-    return found
+            result[f"{layer}.bias"] = bias
+    return result
 
 
 def plain_bias(bias: Tensor, weight: Weight4) -> Tensor:
@@ -180,7 +180,7 @@ def _ours(layer: Layer) -> tuple[Weight4, Tensor | None]:
     rows, columns = codes.shape[0], 2 * codes.shape[1]
     groups = layer.groups(codes)
     unsigned_from = layer.config.get("unsigned_from")
-    if unsigned_from is not None and unsigned_from not in range(columns):
+    if unsigned_from is not None and (type(unsigned_from) is not int or unsigned_from not in range(columns)):
         raise layer.error("unsigned_from", f"null or an input channel below {columns}", unsigned_from)
     down = layer.take_if_there("weight_proj_down", FLOATS, columns, None)
     weight = Weight4(

@@ -19,9 +19,9 @@ class Layer:
     def __init__(self, file: str, name: str, config: Config, parts: dict[str, Tensor]):
         self.file, self.name, self.config, self.parts = file, name, config, dict(parts)
 
-    def error(self, part: str, expected: object, found: object) -> ValueError:
+    def error(self, part: str, expected: object, actual: object) -> ValueError:
         """What to raise when a tensor or a field is not what it must be."""
-        return ValueError(f"{self.file}: {self.name}.{part}: expected {expected}, found {found}")
+        return ValueError(f"{self.file}: {self.name}.{part}: expected {expected}, found {actual}")
 
     def allow_fields(self, known: Sequence[str]) -> None:
         """Raises ValueError where the JSON has a field that is not known."""
@@ -39,13 +39,13 @@ class Layer:
     def take(self, names: str | tuple[str, ...], dtypes: Sequence[torch.dtype], *shape: int | None) -> Tensor:
         """The tensor of one of the names. Raises ValueError where it is missing, there twice or not as it must be."""
         names = (names,) if isinstance(names, str) else names
-        there = [name for name in names if name in self.parts]
-        if not there:
+        present = [name for name in names if name in self.parts]
+        if not present:
             raise self.error(names[0], "this tensor", "none")
-        if len(there) > 1:
-            raise self.error(there[0], "it under one name", f"also {there[1]}")
-        tensor = self.parts.pop(there[0])
-        expect(f"{self.file}: {self.name}.{there[0]}", tensor, dtypes, *shape)
+        if len(present) > 1:
+            raise self.error(present[0], "it under one name", f"also {present[1]}")
+        tensor = self.parts.pop(present[0])
+        expect(f"{self.file}: {self.name}.{present[0]}", tensor, dtypes, *shape)
         return tensor
 
     def take_if_there(self, name: str, dtypes: Sequence[torch.dtype], *shape: int | None) -> Tensor | None:

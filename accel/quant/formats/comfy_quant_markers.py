@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ...files import parse_json
 from .checks import expect
 
 MARKER = ".comfy_quant"
@@ -40,18 +41,17 @@ def read_header(metadata: Mapping[str, str], keys: Iterable[str], name: str) -> 
         return {}
     where = f"{name}: {HEADER}"
     header = _parse(where, metadata[HEADER])
-    layers = header.get("layers") if isinstance(header, dict) else None
-    if not isinstance(layers, dict):
+    if not isinstance(header, dict) or not isinstance(header.get("layers"), dict):
         raise ValueError(f"{where}: expected an object with `layers`, found {_short(header)}")
     version = header.get("format_version", "1.0")
     if version != "1.0":
         raise ValueError(f"{where}: expected format_version 1.0, found {_short(version)}")
     known = set(keys)
-    found = {}
-    for layer, config in layers.items():
+    configs = {}
+    for layer, config in header["layers"].items():
         names = [prefix + layer for prefix in _PREFIXES if f"{prefix}{layer}.weight" in known]
-        found[names[0] if names else layer] = _config(f"{where}: {layer}", config)
-    return found
+        configs[names[0] if names else layer] = _config(f"{where}: {layer}", config)
+    return configs
 
 
 def marker(config: Config) -> Tensor:
@@ -66,9 +66,8 @@ def header(configs: Mapping[str, Config]) -> dict[str, str]:
 
 def _parse(where: str, text: str | bytes) -> object:
     try:
-        return json.loads(text)
-    # Brackets by the thousand end in a RecursionError.
-    except (ValueError, RecursionError) as error:
+        return parse_json(text)
+    except ValueError as error:
         raise ValueError(f"{where}: expected JSON, found {_short(text)} ({error})") from error
 
 

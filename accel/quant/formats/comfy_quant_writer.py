@@ -30,15 +30,21 @@ def tensors_of(tensors: Mapping[str, Tensor | Weight4]) -> tuple[dict[str, Tenso
             written.setdefault(key, value)
             continue
         layer = key.removesuffix(".weight")
-        bias = tensors.get(f"{layer}.bias")
+        bias = bias_of(tensors, layer)
         kind = format_of(value, bias)
         parts, config = layer_parts(value, kind)
         written |= {f"{layer}.{part}": tensor for part, tensor in parts.items()}
         written[layer + MARKER] = marker(config)
-        if kind == SVDQUANT and value.unsigned_from is not None:
+        if kind == SVDQUANT and value.unsigned_from is not None and bias is not None:
             written[f"{layer}.bias"] = shifted_bias(bias, value)
     # Layers of core's formats came with their markers.
     return _apart(written), header(read_markers(written, "the model"))
+
+
+def bias_of(tensors: Mapping[str, Tensor | Weight4], layer: str) -> Tensor | None:
+    """The plain bias of a layer, where it has one."""
+    bias = tensors.get(f"{layer}.bias")
+    return bias if isinstance(bias, Tensor) else None
 
 
 def format_of(weight: Weight4, bias: Tensor | None) -> str:
@@ -59,9 +65,10 @@ def layer_parts(weight: Weight4, kind: str) -> tuple[dict[str, Tensor], Config]:
 
 
 def _svdquant(weight: Weight4) -> tuple[dict[str, Tensor], Config]:
+    like = weight.scale if weight.smooth is None else weight.smooth
     empty = {
-        "weight_proj_down": weight.smooth.new_empty(weight.shape[1], 0),
-        "weight_proj_up": weight.smooth.new_empty(weight.shape[0], 0),
+        "weight_proj_down": like.new_empty(weight.shape[1], 0),
+        "weight_proj_up": like.new_empty(weight.shape[0], 0),
     }
     return empty | _parts(weight), {
         "format": SVDQUANT,

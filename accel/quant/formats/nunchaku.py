@@ -3,13 +3,14 @@ them."""
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from ...files import parse_json
 from ..joining import Linear
 from ..weight4 import Weight4
 from .nunchaku_layers import OPTIONAL, PARTS, read_awq, read_svdquant
@@ -65,28 +66,28 @@ def _read(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> dict[st
 
 def _model(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> Model:
     """The model by the file's metadata, else by the names in it."""
-    named = {
+    classes = (
         metadata.get("model_class"),
         _json(metadata, "comfy_config").get("model_class"),
         _json(metadata, "config").get("_class_name"),
-    }
+    )
     for model in MODELS:
-        if named & set(model.classes):
+        if any(name in model.classes for name in classes):
             return model
     for model in MODELS:
         if model.mark in tensors:
             return model
     names = ", ".join(model.name for model in MODELS)
-    found = ", ".join(sorted(filter(None, named))) or "no name and none of their tensors"
-    raise ValueError(f"expected a model of {names}, found {found}")
+    actual = ", ".join(sorted({str(name) for name in classes if name})) or "no name and none of their tensors"
+    raise ValueError(f"expected a model of {names}, found {actual}")
 
 
-def _json(metadata: Mapping[str, str], key: str) -> dict:
+def _json(metadata: Mapping[str, str], key: str) -> dict[str, Any]:
     try:
-        found = json.loads(metadata.get(key, "{}"))
-    except json.JSONDecodeError as error:
+        value = parse_json(metadata.get(key, "{}"))
+    except ValueError as error:
         raise ValueError(f"metadata {key}: expected JSON, found something else ({error})") from error
-    return found if isinstance(found, dict) else {}
+    return value if isinstance(value, dict) else {}
 
 
 def _by_layer(tensors: Mapping[str, Tensor]) -> tuple[Layers, dict[str, Tensor | Weight4]]:
@@ -106,19 +107,20 @@ def _by_layer(tensors: Mapping[str, Tensor]) -> tuple[Layers, dict[str, Tensor |
 
 def _blocks(layers: Layers, model: Model) -> Iterable[tuple[str, Layers, str, tuple[Move, ...]]]:
     """Takes the blocks out of `layers`: each with its name in the file, its layers, its name in ComfyUI, its moves."""
-    found: dict[str, dict[int, Layers]] = defaultdict(lambda: defaultdict(dict))
+    numbered: dict[str, dict[int, Layers]] = defaultdict(lambda: defaultdict(dict))
     for name in list(layers):
         parts = name.split(".", 2)
         if parts[0] in model.blocks and len(parts) == 3 and parts[1].isdecimal():
             own = model.blocks[parts[0]].aliases.get(parts[2], parts[2])
-            found[parts[0]][int(parts[1])][own] = layers.pop(name)
+            numbered[parts[0]][int(parts[1])][own] = layers.pop(name)
     for kind, blocks in model.blocks.items():
-        if not found[kind]:
+        if not numbered[kind]:
             raise ValueError(f"expected blocks {kind}.0 and on in a file of {model.name}, found none")
-        for number in range(max(found[kind]) + 1):
-            if number not in found[kind]:
-                raise ValueError(f"expected blocks {kind}.0 to {kind}.{max(found[kind])}, found no {kind}.{number}")
-            yield f"{kind}.{number}.", found[kind][number], f"{blocks.name}.{number}", blocks.moves
+        last = max(numbered[kind])
+        for number in range(last + 1):
+            if number not in numbered[kind]:
+                raise ValueError(f"expected blocks {kind}.0 to {kind}.{last}, found no {kind}.{number}")
+            yield f"{kind}.{number}.", numbered[kind][number], f"{blocks.name}.{number}", blocks.moves
 
 
 def _move_all(
@@ -132,7 +134,7 @@ def _move_all(
             continue
         if missing:
             raise ValueError(f"{prefix}{missing[0]}: expected this layer beside {prefix}{move.sources[0].name}")
-        linears = move.how(
+        linears = move.convert(
             [_linear(prefix + source.name, layers.pop(source.name), source, width) for source in move.sources]
         )
         for name, linear in zip(move.targets, linears, strict=True):
@@ -151,7 +153,7 @@ def _linear(layer: str, parts: dict[str, Tensor], source: Source, width: int) ->
         if "weight" not in parts:
             raise ValueError(f"{layer}: expected {layer}.qweight or {layer}.weight, found only {', '.join(parts)}")
         return Linear(layer, parts["weight"], parts.get("bias"))
-    shape = tuple(None if size is None else size * width for size in (source.outputs, source.inputs))
+    outputs, inputs = (None if size is None else size * width for size in (source.outputs, source.inputs))
     if parts["qweight"].dtype == torch.int32:
-        return read_awq(layer, parts, shape, source.chunks)
-    return read_svdquant(layer, parts, shape, source.unsigned)
+        return read_awq(layer, parts, (outputs, inputs), source.chunks)
+    return read_svdquant(layer, parts, (outputs, inputs), source.unsigned)

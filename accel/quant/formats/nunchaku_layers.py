@@ -82,8 +82,8 @@ def read_awq(layer: str, parts: Mapping[str, Tensor], shape: tuple[int | None, i
     rows, columns = 4 * words.shape[0], 2 * words.shape[1]
     sizes = zip(shape, (rows, columns), strict=True)
     if columns % GROUP or rows % chunks or any(size not in (None, own) for size, own in sizes):
-        wanted = f"a layer {_sizes(shape)}, a multiple of {chunks} outputs and of {GROUP} inputs"
-        raise ValueError(f"{layer}.qweight: expected {wanted}, found {_sizes((rows, columns))}")
+        expected = f"a layer {_sizes(shape)}, a multiple of {chunks} outputs and of {GROUP} inputs"
+        raise ValueError(f"{layer}.qweight: expected {expected}, found {_sizes((rows, columns))}")
     groups = columns // GROUP
     scales = {}
     for part in ("wscales", "wzeros"):
@@ -107,13 +107,13 @@ def read_awq(layer: str, parts: Mapping[str, Tensor], shape: tuple[int | None, i
 
 def _without_padding(layer: str, padded: tuple[int, int], shape: tuple[int | None, int | None]) -> tuple[int, int]:
     """N and K, which the file rounds up to whole tiles."""
-    sizes = tuple(own if size is None else size for size, own in zip(shape, padded, strict=True))
-    if any(own % TILE or not 0 <= own - size < TILE for size, own in zip(sizes, padded, strict=True)):
-        wanted = f"a layer {_sizes(shape)} in tiles of {TILE}x{TILE}"
-        raise ValueError(f"{layer}.qweight: expected {wanted}, found {_sizes(padded)}")
-    if sizes[1] % GROUP:
-        raise ValueError(f"{layer}: expected a multiple of {GROUP} inputs, found {sizes[1]}")
-    return sizes
+    rows, columns = (own if size is None else size for size, own in zip(shape, padded, strict=True))
+    if any(own % TILE or not 0 <= own - size < TILE for size, own in zip((rows, columns), padded, strict=True)):
+        expected = f"a layer {_sizes(shape)} in tiles of {TILE}x{TILE}"
+        raise ValueError(f"{layer}.qweight: expected {expected}, found {_sizes(padded)}")
+    if columns % GROUP:
+        raise ValueError(f"{layer}: expected a multiple of {GROUP} inputs, found {columns}")
+    return rows, columns
 
 
 def _sizes(shape: tuple[int | None, ...]) -> str:

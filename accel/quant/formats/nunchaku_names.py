@@ -22,11 +22,11 @@ class Source:
 
 @dataclass(frozen=True)
 class Move:
-    """Layers of the file that become layers of ComfyUI's model."""
+    """Layers of the file that become layers of ComfyUI's model, by `convert`."""
 
     sources: tuple[Source, ...]
     targets: tuple[str, ...]
-    how: Callable[[Sequence[Linear]], Sequence[Linear]] = list
+    convert: Callable[[Sequence[Linear]], Sequence[Linear]] = list
 
 
 @dataclass(frozen=True)

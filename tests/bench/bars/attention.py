@@ -36,35 +36,35 @@ DENSITY = 0.25
 
 def bars() -> list[Bar]:
     """Rows of the table `attention`, and of `head64` for the same with heads of 64 channels."""
-    found = []
+    result = []
     for pattern in PATTERNS:
         least = 0.65 if pattern in CLUSTERS else 0.85
-        what = f"{pattern}, 16-bit executor: useful FLOP/s of the best 16-bit dense"
-        found.append(Bar(what, _on_attention(executor, min, pattern), percent, least))
+        name = f"{pattern}, 16-bit executor: useful FLOP/s of the best 16-bit dense"
+        result.append(Bar(name, _on_attention(executor, min, pattern), percent, least))
     for pattern in PATTERNS:
         for kind, least in ((INT8_HALF, 1.15), (INT8_FP8, 1.35)):
-            what = f"{pattern}, {kind}: executor against 16-bit"
-            found.append(Bar(what, _on_attention(eight_bits, min, pattern, kind), times, least))
+            name = f"{pattern}, {kind}: executor against 16-bit"
+            result.append(Bar(name, _on_attention(eight_bits, min, pattern, kind), times, least))
     for pattern in PATTERNS:
         for kind, names, peers, least in (
             (HALF, "16-bit", DENSE_16, 2.4),
             (EIGHT, "16-bit", DENSE_16, 3.2),
             (EIGHT, "8-bit", DENSE_8, 2.0),
         ):
-            what = f"{pattern}, {kind}: whole call at density {DENSITY} against the best {names} dense"
-            found.append(Bar(what, _on_attention(whole_call, min, pattern, kind, peers), times, least))
+            name = f"{pattern}, {kind}: whole call at density {DENSITY} against the best {names} dense"
+            result.append(Bar(name, _on_attention(whole_call, min, pattern, kind, peers), times, least))
     for pattern in PATTERNS:
-        what = f"{pattern}: whole call against sol_attn at equal error"
-        found.append(Bar(what, _on_attention(equal_error, min, pattern), times, 1.3))
+        name = f"{pattern}: whole call against sol_attn at equal error"
+        result.append(Bar(name, _on_attention(equal_error, min, pattern), times, 1.3))
     for pattern in PATTERNS:
         for kind, most in ((HALF, 1.3), (EIGHT, 0.8)):
-            what = f"{pattern}, {kind}: extra peak memory over q + k + v"
-            found.append(Bar(what, _on_attention(memory, max, pattern, kind), times, most=most))
+            name = f"{pattern}, {kind}: extra peak memory over q + k + v"
+            result.append(Bar(name, _on_attention(memory, max, pattern, kind), times, most=most))
     for pattern in PATTERNS:
         for kind in (HALF, EIGHT):
-            what = f"{pattern}, {kind}, heads of 64: useful FLOP/s of the best 16-bit dense"
-            found.append(Bar(what, partial(heads_of_64, pattern, kind), percent))
-    return found
+            name = f"{pattern}, {kind}, heads of 64: useful FLOP/s of the best 16-bit dense"
+            result.append(Bar(name, partial(heads_of_64, pattern, kind), percent))
+    return result
 
 
 def _on_attention(measure: Callable, worst: Callable, *chosen) -> Callable[[Tables], Measured]:
@@ -111,16 +111,16 @@ def equal_error(rows: Sequence[Row], pattern: str) -> Measured:
     curves: dict[str, list[tuple[float, float]]] = {}
     for row in ours(rows, pattern, ANY):
         curves.setdefault(row["formats"], []).append((row["error"], call_ms(row)))
-    found = []
+    speed_ups = []
     for row in theirs:
         times_there = [ms for curve in curves.values() if (ms := interpolated(curve, row["error"])) is not None]
         if times_there:
-            found.append((faster(row, "kernel") / min(times_there), row))
-    if not found:
+            speed_ups.append((faster(row, "kernel") / min(times_there), row))
+    if not speed_ups:
         points = [error for curve in curves.values() for error, _ in curve]
         errors = ", ".join(f"{row['error']:.4f}" for row in theirs)
         raise Open(f"sol_attn's error ({errors}) lies outside of {pattern}'s ({min(points):.4f} to {max(points):.4f})")
-    speed_up, row = min(found, key=lambda pair: pair[0])
+    speed_up, row = min(speed_ups, key=lambda pair: pair[0])
     return Measured(speed_up, f"{on(row)}, error {row['error']:.4f}", row["machine"])
 
 
@@ -137,10 +137,10 @@ def interpolated(points: Sequence[tuple[float, float]], at: float) -> float | No
 def memory(rows: Sequence[Row], pattern: str, kind: str) -> Measured:
     """What planning and attention take at their peak beyond q, k, v and the output, over q, k and v: the most of all
     densities."""
-    found = [row for row in ours(rows, pattern, kind) if row["peak_bytes"] is not None]
-    if not found:
+    measured = [row for row in ours(rows, pattern, kind) if row["peak_bytes"] is not None]
+    if not measured:
         raise Open("torch counts memory on GPUs only")
-    row = max(found, key=lambda row: row["peak_bytes"])
+    row = max(measured, key=lambda row: row["peak_bytes"])
     size = {"float32": 4}.get(row["dtype"], 2)
     inputs = 3 * row["tokens"] * row["heads"] * row["head_dim"] * size
     return Measured(row["peak_bytes"] / inputs, on(row), row["machine"])
@@ -148,5 +148,5 @@ def memory(rows: Sequence[Row], pattern: str, kind: str) -> Measured:
 
 def heads_of_64(pattern: str, kind: str, tables: Tables) -> Measured:
     """As `executor`, of the table `head64`, of the inputs where it is lowest."""
-    found = (executor(rows, pattern, kind) for rows in by_inputs(table_of(tables, "head64")))
-    return min(found, key=lambda one: one.value)
+    of_inputs = (executor(rows, pattern, kind) for rows in by_inputs(table_of(tables, "head64")))
+    return min(of_inputs, key=lambda measured: measured.value)

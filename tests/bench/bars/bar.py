@@ -32,10 +32,10 @@ class Measured(NamedTuple):
 
 
 class Bar(NamedTuple):
-    """measure: gives the number, or raises Open; form: writes such a number. least, most: what it has to reach or may
-    not exceed; without either the bar is that there is a number."""
+    """name: what it is about; measure: gives the number, or raises Open; form: writes such a number. least, most: what
+    it has to reach or may not exceed; without either the bar is that there is a number."""
 
-    what: str
+    name: str
     measure: Callable[[Tables], Measured]
     form: Callable[[float], str]
     least: float | None = None
@@ -53,19 +53,20 @@ class Bar(NamedTuple):
 
 def judged(bar: Bar, tables: Tables) -> Row:
     """A row: what, bar, measured, verdict, why it is open, on what it was measured, the machine."""
-    row = {"what": bar.what, "bar": bar.text, "value": None, "measured": "", "on": "", "machine": None}
+    row = {"what": bar.name, "bar": bar.text, "value": None, "measured": "", "on": "", "machine": None}
     try:
-        found = bar.measure(tables)
+        measured = bar.measure(tables)
     except Open as reason:
         return row | {"verdict": OPEN, "why": str(reason)}
-    row |= {"value": found.value, "measured": bar.form(found.value), "on": found.on, "machine": found.machine}
-    device = found.machine.partition(";")[0]
-    strange = f"measured on {device}" if DEVICE not in device else found.unfit
-    if strange:
-        return row | {"verdict": OPEN, "why": strange}
-    if not bar.reached(found.value):
+    value = measured.value
+    row |= {"value": value, "measured": bar.form(value), "on": measured.on, "machine": measured.machine}
+    device = measured.machine.partition(";")[0]
+    unfit = f"measured on {device}" if DEVICE not in device else measured.unfit
+    if unfit:
+        return row | {"verdict": OPEN, "why": unfit}
+    if not bar.reached(value):
         return row | {"verdict": MISSED, "why": ""}
-    return row | {"verdict": OPEN if found.missing else MET, "why": found.missing}
+    return row | {"verdict": OPEN if measured.missing else MET, "why": measured.missing}
 
 
 def percent(value: float) -> str:

@@ -17,10 +17,10 @@ MOST = 0.02
 
 def bars() -> list[Bar]:
     """Rows of the table `short`; `gate` is what `dit-accel bench gate` fitted to the card."""
-    what = "short clips: what a call loses that the gate lets run sparse, {}"
+    name = "short clips: what a call loses that the gate lets run sparse, {}"
     return [
-        Bar(what.format("costs as shipped"), shipped, percent, most=MOST),
-        Bar(what.format("costs measured on the card"), fitted, percent, most=MOST),
+        Bar(name.format("costs as shipped"), shipped, percent, most=MOST),
+        Bar(name.format("costs measured on the card"), fitted, percent, most=MOST),
     ]
 
 

@@ -16,14 +16,14 @@ EXECUTOR, PLANNING = 0.1, 0.25
 
 def bars() -> list[Bar]:
     """Rows of the table `growth`: one density, the same heads, many lengths."""
-    found = []
+    result = []
     for pattern in PATTERNS:
-        what = f"{pattern}: executor time for each kept pair, against that of the median length"
-        found.append(Bar(what, partial(spread, pattern, kernel_of_a_pair), percent, most=EXECUTOR))
+        name = f"{pattern}: executor time for each kept pair, against that of the median length"
+        result.append(Bar(name, partial(spread, pattern, kernel_of_a_pair), percent, most=EXECUTOR))
     for pattern in PATTERNS:
-        what = f"{pattern}: planning time for each token, against that of the median length"
-        found.append(Bar(what, partial(spread, pattern, planning_of_a_token), percent, most=PLANNING))
-    return found
+        name = f"{pattern}: planning time for each token, against that of the median length"
+        result.append(Bar(name, partial(spread, pattern, planning_of_a_token), percent, most=PLANNING))
+    return result
 
 
 def kernel_of_a_pair(row: Row) -> float:

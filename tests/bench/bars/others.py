@@ -19,25 +19,25 @@ PIXELS = (1024, 2048, 4096)
 
 def bars() -> list[Bar]:
     """Rows of the tables `first_calls`, `checks`, `linear`, `dcae` and `forward`."""
-    found = [
+    result = [
         Bar(
             f"first calls of {', '.join(FIRST_CALLS)}, compiling included", first_calls, "{:.1f} s".format, most=SECONDS
         )
     ]
-    for check, what in (
+    for check, name in (
         (GPU_TESTS, "files of gpu tests that fail"),
         (MEMCHECK, "errors that compute-sanitizer's memcheck finds"),
         (RACECHECK, "hazards that compute-sanitizer's racecheck finds"),
     ):
-        found.append(Bar(what, partial(problems, check), "{:.0f}".format, most=0))
+        result.append(Bar(name, partial(problems, check), "{:.0f}".format, most=0))
     for peer in (PLAIN, *PEERS):
         name = "torch bf16" if peer == PLAIN else peer
-        found.append(Bar(f"4-bit linear, its fastest path, against {name}", partial(linear, peer), times))
+        result.append(Bar(f"4-bit linear, its fastest path, against {name}", partial(linear, peer), times))
     for pixels in PIXELS:
-        found.append(Bar(f"DC-AE decode against diffusers, {pixels} pixels", partial(decode, pixels), times))
-    for what in ("block", "forward"):
-        found.append(Bar(f"a {what} of Wan 14B, sparse against dense", partial(whole_model, what), times))
-    return found
+        result.append(Bar(f"DC-AE decode against diffusers, {pixels} pixels", partial(decode, pixels), times))
+    for scope in ("block", "forward"):
+        result.append(Bar(f"a {scope} of Wan 14B, sparse against dense", partial(whole_model, scope), times))
+    return result
 
 
 def first_calls(tables: Tables) -> Measured:
@@ -59,12 +59,12 @@ def problems(check: str, tables: Tables) -> Measured:
         raise Open(f"{check}: no row")
     on = joined(*(f"{row['what']} {row['remark']}" for row in rows if row["problems"] != 0))
     unknown = on if any(row["problems"] is None for row in rows) else ""
-    found = sum(row["problems"] or 0 for row in rows)
-    if unknown and not found:
+    count = sum(row["problems"] or 0 for row in rows)
+    if unknown and not count:
         raise Open(unknown)
     left = rows[0]["of"] - len(rows)
     missing = joined(unknown, f"{left} of {rows[0]['of']} did not run" if left else "")
-    return Measured(found, on or f"{len(rows)} of {rows[0]['of']}", rows[0]["machine"], missing=missing)
+    return Measured(count, on or f"{len(rows)} of {rows[0]['of']}", rows[0]["machine"], missing=missing)
 
 
 def linear(peer: str, tables: Tables) -> Measured:
@@ -72,7 +72,7 @@ def linear(peer: str, tables: Tables) -> Measured:
     layers: dict[tuple, list[Row]] = {}
     for row in table_of(tables, "linear"):
         layers.setdefault((row["out"], row["in"], row["tokens"]), []).append(row)
-    return min((_linear(peer, rows) for rows in layers.values()), key=lambda one: one.value)
+    return min((_linear(peer, rows) for rows in layers.values()), key=lambda measured: measured.value)
 
 
 def _linear(peer: str, rows: Sequence[Row]) -> Measured:
@@ -98,12 +98,12 @@ def decode(pixels: int, tables: Tables) -> Measured:
     return Measured(_fast(rows[DIFFUSERS]) / _slow(mine), f"{mine['variant']}, {mine['dtype']}", mine["machine"])
 
 
-def whole_model(what: str, tables: Tables) -> Measured:
-    """A dense evaluation's time over the fastest sparse one's."""
-    rows = [row for row in table_of(tables, "forward") if row["what"] == what]
+def whole_model(scope: str, tables: Tables) -> Measured:
+    """A dense evaluation's time over the fastest sparse one's; scope: a block or a whole forward."""
+    rows = [row for row in table_of(tables, "forward") if row["what"] == scope]
     valid = [row for row in rows if row["valid"]]
     if not valid:
-        raise Open(joined(*(f"{row['pattern']} {row['remark']}" for row in rows)) or f"{what}: no row")
+        raise Open(joined(*(f"{row['pattern']} {row['remark']}" for row in rows)) or f"{scope}: no row")
     gain, row = max(((faster(row, "dense") / slower(row, "sparse"), row) for row in valid), key=lambda pair: pair[0])
     on = f"{row['layers']} layers, {row['tokens']:,} tokens, {row['pattern']}, {row['precision']}, {row['asked']}"
     return Measured(gain, on, row["machine"])

@@ -13,7 +13,7 @@ LATER = "later"  # calls that start from what the last one left
 
 def bars() -> list[Bar]:
     """Rows of the table `planning`, and dense rows of the same inputs of `attention`."""
-    found = [
+    result = [
         Bar(
             f"{pattern}: planning and gathers of a later call, of the best 16-bit dense",
             partial(share, pattern),
@@ -23,8 +23,8 @@ def bars() -> list[Bar]:
         for pattern in ("svg2", "svg_ear")
     ]
     for ours, peer in (("k-means", "flash-kmeans"), ("k-means labels", "flash-kmeans labels")):
-        found.append(Bar(f"{ours} against {peer}", partial(clustering, ours, peer), times))
-    return found
+        result.append(Bar(f"{ours} against {peer}", partial(clustering, ours, peer), times))
+    return result
 
 
 def share(pattern: str, tables: Tables) -> Measured:
@@ -33,11 +33,11 @@ def share(pattern: str, tables: Tables) -> Measured:
     attention = tables.get("attention", ())
 
     def of_inputs(rows: Sequence[Row]) -> Measured:
-        found = [row for row in rows if row["pattern"] == pattern and row.get("call") == LATER]
-        if not found:
+        later = [row for row in rows if row["pattern"] == pattern and row.get("call") == LATER]
+        if not later:
             raise Open(why_not(rows, pattern))
-        row = max(found, key=planned_ms)
-        same = [one for one in attention if one["inputs_sha256"] == row["inputs_sha256"]]
+        row = max(later, key=planned_ms)
+        same = [other for other in attention if other["inputs_sha256"] == row["inputs_sha256"]]
         try:
             dense = fastest(same, DENSE_16)
         except Open as reason:
@@ -63,7 +63,7 @@ def clustering(name: str, peer: str, tables: Tables) -> Measured:
 
     def of_inputs(rows: Sequence[Row]) -> Measured:
         measured = {row["pattern"]: row for row in rows if "steps_ms" in row}
-        if missing := joined(*(why_not(rows, one) for one in (name, peer) if one not in measured)):
+        if missing := joined(*(why_not(rows, which) for which in (name, peer) if which not in measured)):
             raise Open(missing)
         mine, theirs = measured[name], measured[peer]
         fast = min(theirs[steps]["clustering"] for steps in ("steps_ms", "steps_again_ms"))

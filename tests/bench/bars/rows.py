@@ -29,14 +29,14 @@ def is_of(kind: str, row: Row) -> bool:
     }[kind]
 
 
-def faster(row: Row, what: str) -> float:
+def faster(row: Row, part: str) -> float:
     """The lower one of the row's two medians of `kernel`, `plan` or `dense`, in milliseconds."""
-    return min(row[f"{what}_ms"], row[f"{what}_again_ms"])
+    return min(row[f"{part}_ms"], row[f"{part}_again_ms"])
 
 
-def slower(row: Row, what: str) -> float:
+def slower(row: Row, part: str) -> float:
     """The higher one."""
-    return max(row[f"{what}_ms"], row[f"{what}_again_ms"])
+    return max(row[f"{part}_ms"], row[f"{part}_again_ms"])
 
 
 def call_ms(row: Row) -> float:
@@ -65,13 +65,13 @@ def fastest(rows: Sequence[Row], names: Sequence[str]) -> Fastest:
 
 def ours(rows: Sequence[Row], pattern: str, kind: str, density: float | None = None) -> list[Row]:
     """The valid rows of a pattern in formats of a kind, at the density asked for or at all. Raises Open without any."""
-    asked = [row for row in rows if row["pattern"] == pattern and density in (None, row["asked_density"])]
-    found = [row for row in asked if row["valid"] and is_of(kind, row)]
-    if not found:
-        remarks = [row["remark"] for row in asked if row["formats"] is None or is_of(kind, row)]
+    candidates = [row for row in rows if row["pattern"] == pattern and density in (None, row["asked_density"])]
+    valid = [row for row in candidates if row["valid"] and is_of(kind, row)]
+    if not valid:
+        remarks = [row["remark"] for row in candidates if row["formats"] is None or is_of(kind, row)]
         at = "" if density is None else f" at density {density}"
         raise Open(f"{pattern}{at}, {kind}: {joined(*remarks) or 'no row'}")
-    return found
+    return valid
 
 
 def why_not(rows: Sequence[Row], name: str) -> str:
@@ -112,7 +112,7 @@ def at_size(rows: Sequence[Row], measure: Callable[[list[Row]], Measured], worst
     groups = by_inputs(rows)
     right = [group for group in groups if size(group) == SIZE and captured(group)]
     if right:
-        return worst(map(measure, right), key=lambda one: one.value)
+        return worst(map(measure, right), key=lambda measured: measured.value)
     chosen = max(groups, key=lambda group: (size(group) == SIZE, size(group)[:2], captured(group)))
     tokens, heads, dim = size(chosen)
     other = f"measured at {tokens:,} x {heads} x {dim} instead of {SIZE[0]:,} x {SIZE[1]} x {SIZE[2]}"

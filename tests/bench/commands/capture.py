@@ -48,17 +48,17 @@ def run(options: argparse.Namespace) -> int:
         from dit_accel.tests.bench import capture_run
 
         try:
-            found = capture_run.capture(comfyui, files, **settings)
+            calls = capture_run.capture(comfyui, files, **settings)
         except (ValueError, RuntimeError) as error:
             raise Problem(str(error)) from error
     provenance = {name: _identity(path) for name, path in files.items()}
     if drawn:
         provenance["clip"] = {"file": f"{DRAWN}"}
     captures.write(
-        options.output, found, {**provenance, **settings, "seed": capture_run.SEED, "comfyui": device_arguments()}
+        options.output, calls, {**provenance, **settings, "seed": capture_run.SEED, "comfyui": device_arguments()}
     )
-    print(f"\n{capture_run.show(found)}\n")
-    print(f"{options.output}: {len(found)} calls of {found[0].layout.video} video tokens, {tuple(found[0].q.shape)}")
+    print(f"\n{capture_run.show(calls)}\n")
+    print(f"{options.output}: {len(calls)} calls of {calls[0].layout.video} video tokens, {tuple(calls[0].q.shape)}")
     return 0
 
 

@@ -9,6 +9,7 @@ from dit_accel.accel.cli import Problem
 from dit_accel.accel.cli.columns import Column, columns_of, milliseconds
 from dit_accel.accel.cli.needs import kernel_problem, need_writable_file
 from dit_accel.accel.cli.row_file import Rows
+from dit_accel.tests.bench.commands.speed_up import with_speed_up
 
 KIND = "dit-accel/bench-dcae"
 NOTE = (
@@ -77,15 +78,7 @@ COLUMNS = (
 
 def show(rows: list[dict[str, Any]]) -> str:
     """The rows under the columns that at least one of them fills."""
-    theirs = {_picture(row): row for row in rows if row["way"] == "diffusers" and row["valid"]}
-    shown = []
-    for row in rows:
-        beside = theirs.get(_picture(row))
-        if beside and beside is not row and "again_ms" in row:
-            fastest = min(beside["ms"], beside["again_ms"])
-            row = {**row, "speed_up": fastest / max(row["ms"], row["again_ms"])}
-        shown.append({**row, "pixels": str(row["pixels"])})
-    return columns_of(COLUMNS, shown)
+    return columns_of(COLUMNS, with_speed_up(rows, lambda row: row["way"] == "diffusers", _picture))
 
 
 def _picture(row: dict[str, Any]) -> tuple:

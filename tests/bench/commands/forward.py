@@ -49,11 +49,11 @@ def _run(options: argparse.Namespace) -> int:
     import torch
 
     from dit_accel.accel.attention.budget import Budget
-    from dit_accel.accel.bench.sweep import Ask
+    from dit_accel.accel.bench.sweep import Target
     from dit_accel.accel.bench.timing import default_repeats
     from dit_accel.accel.cli.machine import machine
     from dit_accel.accel.headless.drawn_wan import DrawnWan, WanShape
-    from dit_accel.tests.bench.forward import Case, asked, drawn_latent, rows_of
+    from dit_accel.tests.bench.forward import Case, drawn_latent, rows_of, target_of
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
@@ -64,9 +64,9 @@ def _run(options: argparse.Namespace) -> int:
     patterns = options.pattern
     need_patterns(patterns)
     if options.top_p is None:
-        asks = [asked(density) for density in options.density]
+        targets = [target_of(density) for density in options.density]
     else:
-        asks = [Ask(None, Budget(top_p=options.top_p, max_density=options.max_density))]
+        targets = [Target(None, Budget(top_p=options.top_p, max_density=options.max_density))]
     reason = kernel_problem(dtype, dim // heads)
     where = machine(reason)
     rows = Rows(options.json, KIND, where, resume=options.resume)
@@ -84,7 +84,7 @@ def _run(options: argparse.Namespace) -> int:
                 options.repeats or (max(1, GPU_REPEATS // layers) if device.type == "cuda" else default_repeats("cpu")),
             )
             fallback = "reference" if reason else "error"
-            for row in rows_of(case, patterns, asks, options.precision, fallback, rows.of(case.about())):
+            for row in rows_of(case, patterns, targets, options.precision, fallback, rows.of(case.about())):
                 rows.add(row)
                 print(show([row]).splitlines()[-1], flush=True)
     print(f"\n{show(rows.rows)}\n\n{NOTE}")

@@ -8,6 +8,7 @@ from typing import Any
 from dit_accel.accel.cli.columns import Column, columns_of, milliseconds
 from dit_accel.accel.cli.needs import need_writable_file
 from dit_accel.accel.cli.row_file import Rows
+from dit_accel.tests.bench.commands.speed_up import with_speed_up
 
 KIND = "dit-accel/bench-linear"
 NOTE = (
@@ -67,15 +68,7 @@ COLUMNS = (
 
 def show(rows: list[dict[str, Any]]) -> str:
     """The rows under the columns that at least one of them fills."""
-    plain = {_layer(row): row for row in rows if row["path"] == "linear" and row["valid"]}
-    shown = []
-    for row in rows:
-        beside = plain.get(_layer(row))
-        if beside and beside is not row and "ms" in row:
-            fastest = min(beside["ms"], beside["again_ms"])
-            row = {**row, "speed_up": fastest / max(row["ms"], row["again_ms"])}
-        shown.append({**row, **{name: str(row[name]) for name in ("out", "in", "tokens")}})
-    return columns_of(COLUMNS, shown)
+    return columns_of(COLUMNS, with_speed_up(rows, lambda row: row["path"] == "linear", _layer))
 
 
 def _layer(row: dict[str, Any]) -> tuple:

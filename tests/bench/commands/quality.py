@@ -52,11 +52,11 @@ def run(options: argparse.Namespace) -> int:
     for number, (path, inputs) in enumerate(calls, 1):
         print(f"{number}/{len(calls)} {path.name}: {inputs.source}", flush=True)
         backend = "reference" if reason else "triton"
-        found = quality.judge(inputs, options.density, sources, device=device, backend=backend)
+        judged = quality.judge(inputs, options.density, sources, device=device, backend=backend)
         if no_sol is None:
-            found += quality.judge_sol_attn(inputs, options.density, device=device)
+            judged += quality.judge_sol_attn(inputs, options.density, device=device)
         origin = {"capture": path.name, "call": inputs.source, "inputs_sha256": inputs.sha256}
-        rows += [{**origin, "tokens": inputs.layout.total, "grid": list(inputs.layout.grid), **row} for row in found]
+        rows += [{**origin, "tokens": inputs.layout.total, "grid": list(inputs.layout.grid), **row} for row in judged]
     if options.json:
         report = {"format": "dit-accel/bench-quality", "version": 1, "machine": where, "rows": rows}
         with replacing(options.json) as partial:
@@ -113,14 +113,14 @@ def worse_with_tail(rows: list[dict[str, Any]]) -> list[str]:
     errors = {
         (row["source"], row["asked_density"], row["capture"], row["call"], row["tail"]): row["error"] for row in rows
     }
-    found: dict[tuple[str, float], list[str]] = {}
+    worse: dict[tuple[str, float], list[str]] = {}
     for (source, density, capture, call, tail), error in errors.items():
         without = errors.get((source, density, capture, call, False))
         if tail and without is not None and error > without:
-            found.setdefault((source, density), []).append(f"{capture} {call} ({without:.4f} -> {error:.4f})")
+            worse.setdefault((source, density), []).append(f"{capture} {call} ({without:.4f} -> {error:.4f})")
     return [
         f"The tail raises the error of {source} at {density} in {len(calls)}: {', '.join(calls)}"
-        for (source, density), calls in found.items()
+        for (source, density), calls in worse.items()
     ]
 
 

@@ -8,7 +8,7 @@ from dit_accel.accel.cli import bench_attention
 from dit_accel.accel.cli.row_file import read
 from dit_accel.tests.bench.commands import dcae, forward, linear, planning
 
-SHOW = {one.KIND: (one.show, one.NOTE) for one in (bench_attention, planning, linear, forward, dcae)}
+SHOW = {bench.KIND: (bench.show, bench.NOTE) for bench in (bench_attention, planning, linear, forward, dcae)}
 
 
 def run(options: argparse.Namespace) -> int:
