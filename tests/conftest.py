@@ -41,15 +41,16 @@ def pytest_xdist_auto_num_workers(config):
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config, log):
-    """A file stays together for its models, and all that share a session's server; chips are compiled one by one."""
+    """A file stays together for its models, and all that share a session's server; what shares nothing goes where there
+    is time, so that no process ends long before the other."""
     from xdist.scheduler import LoadScopeScheduling
 
     class Scheduling(LoadScopeScheduling):
         def _split_scope(self, nodeid):
             file = nodeid.split("::")[0]
             folder = file.rpartition("/")[0]
-            if file.endswith("test_compile_matrix.py"):
-                return nodeid
+            if folder in ("tests/kernels", "tests/unit"):
+                return nodeid if file.endswith("test_compile_matrix.py") else nodeid.split("[")[0]
             return folder if folder in ("tests/server", "tests/browser") else file
 
     return Scheduling(config, log)

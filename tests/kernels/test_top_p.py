@@ -88,7 +88,7 @@ def test_one_number_a_head_is_each_head_alone(backend, max_density):
     max_density=st.floats(0.01, 1),
 )
 def test_invariants(backend, seed, sharpness, top_p, floor, max_density):
-    scores, sizes = rows(blocks=21, queries=1, seed=seed, sharpness=sharpness)
+    scores, sizes = (x[:1, :2] for x in rows(blocks=21, queries=1, seed=seed, sharpness=sharpness))
     weights = sizes[:, :, None].expand_as(scores)
     free, uncapped = select(scores, sizes, backend, top_p=top_p, floor=floor)
     assert not uncapped.any() and not free[weights == 0].any()

@@ -381,8 +381,8 @@ def test_a_call_that_wins_is_sparse_and_the_run_learns_its_density(card, short):
     assert out.shape == short[0].shape
     assert statistics.measured == {}
     run.add(statistics)
-    ((key, (evaluation, density)),) = run.gate._densities.items()
-    assert evaluation == 1
+    ((key, (forward, density)),) = run.gate._densities.items()
+    assert forward == 1
     assert key[1] == LAYOUT.total
     assert density == run.close().density
     assert 0.1 < density < 1
