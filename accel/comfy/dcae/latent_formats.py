@@ -19,7 +19,7 @@ def latent_format(config: Config, preview: Path | None = None) -> LatentFormat:
     not known, or the file is of another kind or autoencoder.
     """
     if config.scale is None:
-        raise ValueError(f"DC-AE {config.name}: expected a known scale of its latents, latent_format none")
+        raise ValueError(f"DC-AE {config.name}: expected a known scale of its latents, found none")
     latent_format = LatentFormat()
     latent_format.scale_factor = config.scale
     latent_format.latent_channels = config.latent_channels
@@ -33,10 +33,10 @@ def _factors(path: Path, config: Config) -> tuple[list[list[float]], list[float]
     content = json.loads(path.read_text("utf-8"))
     kind = content.get("format"), content.get("version")
     if kind != (KIND, VERSION):
-        raise ValueError(f"{path}: expected version {VERSION} of {KIND}, latent_format {kind}")
+        raise ValueError(f"{path}: expected version {VERSION} of {KIND}, found {kind}")
     if content["autoencoder"] != config.name or len(content["factors"]) != config.latent_channels:
         raise ValueError(
-            f"{path}: expected factors for {config.latent_channels} channels of DC-AE {config.name}, latent_format "
+            f"{path}: expected factors for {config.latent_channels} channels of DC-AE {config.name}, found "
             f"{len(content['factors'])} of {content['autoencoder']}"
         )
     return content["factors"], content["bias"]
