@@ -97,7 +97,7 @@ class LayerMemory:
     """What one attention call remembers, kept apart for each conditioning branch of its batch.
 
     branches: one id per equal part of the batch, in order; none where the parts are unknown, and then nothing is
-    remembered. Two branches evaluated in one batch or one after the other find the same state.
+    remembered. Two branches that run in one batch or one after the other find the same state.
     """
 
     def __init__(self, cache: TensorCache, branches: Sequence[Hashable], call: Hashable) -> None:

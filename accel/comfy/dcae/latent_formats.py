@@ -20,13 +20,13 @@ def latent_format(config: Config, preview: Path | None = None) -> LatentFormat:
     """
     if config.scale is None:
         raise ValueError(f"DC-AE {config.name}: expected a known scale of its latents, found none")
-    latent_format = LatentFormat()
-    latent_format.scale_factor = config.scale
-    latent_format.latent_channels = config.latent_channels
-    latent_format.spacial_downscale_ratio = config.factor
+    result = LatentFormat()
+    result.scale_factor = config.scale
+    result.latent_channels = config.latent_channels
+    result.spacial_downscale_ratio = config.factor
     if preview is not None:
-        latent_format.latent_rgb_factors, latent_format.latent_rgb_factors_bias = _factors(preview, config)
-    return latent_format
+        result.latent_rgb_factors, result.latent_rgb_factors_bias = _factors(preview, config)
+    return result
 
 
 def _factors(path: Path, config: Config) -> tuple[list[list[float]], list[float]]:

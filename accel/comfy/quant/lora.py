@@ -40,19 +40,19 @@ class Branches(NamedTuple):
 
 def branches(patches: Sequence[tuple], shape: tuple[int, int], like: Tensor) -> Branches:
     """What `patches` mean for a weight [N, K], on the device and in the dtype of `like`."""
-    beside = Branches([], [], False)
+    sorted_patches = Branches([], [], False)
     for patch in (Patch(*entry) for entry in patches):
         if patch.strength == 0 and patch.strength_model == 1:
             continue
         if patch.strength_model != 1 or patch.function is not None:
-            return beside._replace(dense=True)
+            return sorted_patches._replace(dense=True)
         if _is_low_rank(patch, shape):
-            beside.low_rank.append(_low_rank(patch, shape, like))
+            sorted_patches.low_rank.append(_low_rank(patch, shape, like))
         elif patch.offset is None and _is_additive(patch.value, shape):
-            beside.additive.append(_additive(patch, like))
+            sorted_patches.additive.append(_additive(patch, like))
         else:
-            return beside._replace(dense=True)
-    return beside
+            return sorted_patches._replace(dense=True)
+    return sorted_patches
 
 
 def patched(weight: Tensor, patches: Sequence[tuple], key: str) -> Tensor:

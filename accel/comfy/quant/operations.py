@@ -56,9 +56,9 @@ def operations(dtype: torch.dtype, choose: Callable[[Weight4], str]) -> type:
                 comfy.ops.run_every_op()
                 patches, functions = self.patches()
                 with self.packed(input) as (weight, bias):
-                    beside = lora.branches(patches, tuple(self.weight.shape), input)
+                    loras = lora.branches(patches, tuple(self.weight.shape), input)
                     bias, shift = self.plain_bias(bias, weight if is_weight4(weight) else self.weight, input.device)
-                    if beside.dense or functions or not is_weight4(weight):
+                    if loras.dense or functions or not is_weight4(weight):
                         dense = weight.dequantize() if is_weight4(weight) else weight
                         dense = lora.patched(dense.to(input.dtype), patches, self.key)
                         for function in functions:
@@ -69,11 +69,11 @@ def operations(dtype: torch.dtype, choose: Callable[[Weight4], str]) -> type:
                         unwrap(weight),
                         bias,
                         self.path,
-                        beside.low_rank,
+                        loras.low_rank,
                         shift=shift,
                         sibling=self.sibling,
                     )
-                    for adapter in beside.additive:
+                    for adapter in loras.additive:
                         out = out + adapter.h(input, out)
                     return out
 
@@ -187,8 +187,8 @@ def refuse_lossy_saving(model) -> None:
     def checked(*args, **kwargs):
         for name, layer in layers(model).items():
             patches, functions = layer.patches()
-            beside = lora.branches(patches, tuple(layer.weight.shape), layer.weight._params.scale)
-            if beside.dense or beside.additive or functions:
+            loras = lora.branches(patches, tuple(layer.weight.shape), layer.weight._params.scale)
+            if loras.dense or loras.additive or functions:
                 raise ValueError(f"{name}: a layer in 4 bits can be saved with LoRAs of low rank only")
         return save(*args, **kwargs)
 
