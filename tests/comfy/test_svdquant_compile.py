@@ -54,11 +54,11 @@ def flux(comfy, tmp_path_factory):
 def lora(patcher, strength):
     import comfy.sd
 
-    from dit_accel.accel.comfy.quant import operations
+    from dit_accel.accel.comfy.quant.weight4_layout import layers
 
     random = torch.Generator().manual_seed(3)
     factors = {}
-    for name, layer in list(operations.layers(patcher.model).items())[::3]:
+    for name, layer in list(layers(patcher.model).items())[::3]:
         rows, columns = layer.weight.shape
         factors[f"{name}.lora_B.weight"] = torch.randn(rows, 8, generator=random) / columns**0.5
         factors[f"{name}.lora_A.weight"] = torch.randn(8, columns, generator=random) / 4

@@ -78,7 +78,7 @@ def test_the_plain_model(tiny, folder, monkeypatch, name):
     import comfy.model_detection
     import comfy.sd
 
-    from dit_accel.accel.comfy.quant import loader, operations
+    from dit_accel.accel.comfy.quant import loader, weight4_layout
 
     with safe_open(folder / f"{name}.safetensors", "pt") as file:
         metadata = file.metadata()
@@ -90,8 +90,8 @@ def test_the_plain_model(tiny, folder, monkeypatch, name):
     tensors, header = tensors_of(packed)
     save_file(tensors, folder / f"{name}_4bit.safetensors", metadata={**metadata, **header})
     model = loader.load(folder / f"{name}_4bit.safetensors")
-    layers = sum(isinstance(tensor, Weight4) for tensor in packed.values())
-    assert len(operations.layers(model.model)) == layers >= 14
+    count = sum(isinstance(tensor, Weight4) for tensor in packed.values())
+    assert len(weight4_layout.layers(model.model)) == count >= 14
 
     dense_cases = importlib.import_module("dit_accel.tests.comfy.tiny.wan_variants").DENSE
     (case,) = (case for case in [*tiny.CASES, *(case for case, *_ in dense_cases)] if case.name == FAMILIES[name])

@@ -23,7 +23,7 @@ def load(comfy):
 
 @pytest.fixture(scope="session")
 def layers(comfy):
-    return importlib.import_module("dit_accel.accel.comfy.quant.operations").layers
+    return importlib.import_module("dit_accel.accel.comfy.quant.weight4_layout").layers
 
 
 @pytest.fixture(scope="session")

@@ -10,18 +10,14 @@ import comfy.model_management
 import comfy.sd
 import comfy.utils
 import torch
-from comfy.patcher_extension import CallbacksMP
 from torch import Tensor
 
 from ...quant.compute import card_of, choose, summary, usable
-from ...quant.formats.comfy_quant import SVDQUANT
-from ...quant.formats.comfy_quant_writer import shifted_bias
+from ...quant.formats.comfy_quant_writer import bias_of
 from ...quant.formats.reading import FOLDER_PARTS, read_quantised
 from ...quant.weight4 import Weight4
-from . import operations
-from .weight4_layout import wrap
-
-KEY = "dit_accel"
+from . import operations, patching, saving
+from .weight4_layout import layers, wrap
 
 
 def load(path: Path, compute: str = "auto", disable_dynamic: bool = False):
@@ -57,9 +53,8 @@ def load(path: Path, compute: str = "auto", disable_dynamic: bool = False):
         raise ValueError(f"{path}: expected a diffusion model that ComfyUI knows, found one that it cannot name")
     _need_all(path, tensors, patcher.model.diffusion_model)
     operations.share_inputs(patcher.model)
-    operations.refuse_lossy_saving(patcher.model)
-    patcher.add_callback_with_key(CallbacksMP.ON_LOAD, KEY, operations.attach_patches)
-    patcher.add_callback_with_key(CallbacksMP.ON_DETACH, KEY, operations.drop_patches)
+    saving.prepare_saving(patcher.model)
+    patching.prepare_patching(patcher)
     patcher.cached_patcher_init = (load, (path, compute))
     logging.info("DiT Accel: %s: layers in 4 bits by arithmetic: %s", path.name, summary(chosen.elements()))
     return patcher
@@ -74,21 +69,18 @@ def _plain_dtype(tensors: dict[str, Tensor | Weight4]) -> torch.dtype:
 
 def packed(tensors: dict[str, Tensor | Weight4], dtype: torch.dtype) -> dict[str, Tensor]:
     """The tensors as core's modules load them."""
-    state_dict = dict(tensors)
-    for name, weight in tensors.items():
-        if isinstance(weight, Weight4):
-            key = f"{name.removesuffix('weight')}bias"
-            bias = tensors.get(key)
-            state_dict[name] = wrap(weight, bias, dtype)
-            if weight.unsigned_from is not None and state_dict[name]._params.saved_as == SVDQUANT:
-                state_dict[key] = shifted_bias(bias, weight)
-    return state_dict
+    return {
+        name: wrap(value, bias_of(tensors, name.removesuffix(".weight")), dtype)
+        if isinstance(value, Weight4)
+        else value
+        for name, value in tensors.items()
+    }
 
 
 def _need_all(path: Path, tensors: dict[str, Tensor | Weight4], model: torch.nn.Module) -> None:
     """Raises ValueError when a 4-bit layer of the file found no place, or a part of the model has weights of some of
     its layers only."""
-    loaded = operations.layers(model)
+    loaded = layers(model)
     wanted = {name.removesuffix(".weight") for name, value in tensors.items() if isinstance(value, Weight4)}
     homeless = [name for name in wanted if not any(name == own or name.endswith(f".{own}") for own in loaded)]
     if homeless:

@@ -8,11 +8,12 @@ own formula; for all others the layer is dequantised in every call and patched a
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import comfy.lora
 import torch
+from comfy.model_patcher import LowVramPatch
 from comfy.weight_adapter.loha import LoHaAdapter
 from comfy.weight_adapter.lokr import LoKrAdapter
 from comfy.weight_adapter.lora import LoRAAdapter
@@ -57,7 +58,29 @@ def branches(patches: Sequence[tuple], shape: tuple[int, int], like: Tensor) -> 
 
 def patched(weight: Tensor, patches: Sequence[tuple], key: str) -> Tensor:
     """The dense weight [N, K] with all patches, as core computes it; may change `weight`."""
-    return comfy.lora.calculate_weight(patches, weight, key, intermediate_dtype=weight.dtype)
+    # A model that hooks load as a LoRA is the difference to the weight as it was.
+    original = {key: [(weight.clone(),)]} if any(_is_model(patch[1]) for patch in patches) else None
+    return comfy.lora.calculate_weight(patches, weight, key, intermediate_dtype=weight.dtype, original_weights=original)
+
+
+def patches_among(functions: Iterable[Callable | None]) -> tuple[list[tuple], list[Callable]]:
+    """The patches in a layer's weight functions, and the functions that are no patches."""
+    # By key: core appends what a layer has already when it moves the layer off the GPU.
+    lowvram = {(type(function), function.key): function for function in functions if _is_patch(function)}
+    patches = [
+        patch
+        for function in lowvram.values()
+        for patch in function.prepared_patches or function.patches.get(function.key, [])
+    ]
+    return patches, [function for function in functions if function is not None and not _is_patch(function)]
+
+
+def _is_patch(function: Callable | None) -> bool:
+    return isinstance(function, LowVramPatch)
+
+
+def _is_model(value) -> bool:
+    return isinstance(value, tuple) and len(value) == 2 and value[0] == "model_as_lora"
 
 
 def _is_low_rank(patch: Patch, shape: tuple[int, int]) -> bool:

@@ -87,5 +87,10 @@ def unwrap(tensor: QuantizedTensor) -> Weight4:
     return _weight(tensor._qdata, tensor._params)
 
 
+def layers(model: torch.nn.Module) -> dict[str, torch.nn.Module]:
+    """The layers of `model` that are in 4 bits, by name."""
+    return {name: module for name, module in model.named_modules() if is_weight4(getattr(module, "weight", None))}
+
+
 def _weight(qdata: Tensor, params: Weight4Layout.Params) -> Weight4:
     return Weight4(qdata, *(getattr(params, name) for name in _FIELDS))
