@@ -131,7 +131,7 @@ def test_flux_is_the_plain_model(load, layers, nunchaku, tmp_path, grid):
 
 @pytest.mark.parametrize("name", ["qwen image", "z image"])
 @pytest.mark.parametrize("grid", [INT4, E2M1])
-def test_networks_that_comfyui_knows_in_one_width_only(nunchaku, tmp_path, name, grid):
+def test_networks_that_comfyui_knows_in_one_width_only(layers, nunchaku, tmp_path, name, grid):
     """Its detection assumes the published widths; the network itself, with our operations, does not care."""
     from dit_accel.accel.comfy.quant import loader
     from dit_accel.accel.comfy.quant import operations as quant_ops
@@ -147,7 +147,7 @@ def test_networks_that_comfyui_knows_in_one_width_only(nunchaku, tmp_path, name,
     network = kind.network(**kind.settings, dtype=torch.float32, device="cpu", operations=operations)
     network.load_state_dict(loader.packed(tensors, torch.float32))
     quantised_layers = [tensor for tensor in tensors.values() if isinstance(tensor, Weight4)]
-    assert len(quant_ops.layers(network)) == len(quantised_layers) > 20
+    assert len(layers(network)) == len(quantised_layers) > 20
     dense = nunchaku.network(kind)
     dense.load_state_dict(checkpoint.plain)
     found, expected = (_forward(each, name) for each in (network, dense))
