@@ -8,9 +8,9 @@ from .attention_profile import DitAccelLoadProfile, DitAccelProfile, DitAccelRec
 from .compare import DitAccelCompareVideos
 from .conditioning import DitAccelLoadConditioning, DitAccelSaveConditioning
 from .dcae import DitAccelDCAEDecode, DitAccelDCAEEncode, DitAccelLoadDCAE
+from .load_svdquant import DitAccelLoadSVDQuant
 from .report import DitAccelReport
 from .sparse_attention import DitAccelSparseAttention
-from .svdquant import DitAccelLoadSVDQuant
 
 
 class DiTAccelExtension(ComfyExtension):

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .weight4 import Weight4
+from .weight4 import Weight4, dequantise
 
 
 class Linear(NamedTuple):
@@ -37,6 +37,19 @@ def stack(parts: Sequence[Linear]) -> list[Linear]:
     if any(part.bias is not None for part in parts):
         bias = torch.cat([_zeros_for(part) if part.bias is None else part.bias for part in parts])
     return [Linear(_names(parts), weight, bias)]
+
+
+def stack_expanded(parts: Sequence[Linear]) -> list[Linear]:
+    """As `stack`; parts that no single 4-bit layer can hold, such as those of unlike smoothing or of which some are
+    plain, become one plain layer, of the plain parts' dtype or of 16 bits."""
+    weights = [part.weight for part in parts if isinstance(part.weight, Weight4)]
+    kinds = {(weight.grid, weight.group, weight.zero is None) for weight in weights}
+    alike = len(kinds) == 1 and all(_same(weight.smooth, weights[0].smooth) for weight in weights)
+    if not weights or (len(weights) == len(parts) and alike):
+        return stack(parts)
+    floats = [part.weight.dtype for part in parts if isinstance(part.weight, Tensor)] or [weights[0].scale.dtype]
+    dtype = floats[0] if floats[0].itemsize > 1 else torch.bfloat16
+    return stack([part._replace(weight=_expanded(part.weight, dtype)) for part in parts])
 
 
 def side_by_side(parts: Sequence[Linear]) -> list[Linear]:
@@ -73,6 +86,10 @@ def swap_halves(linear: Linear) -> Linear:
     """A layer with the two halves of its outputs in the other order."""
     first, second = cut(linear, 2)
     return stack([second, first])[0]._replace(name=linear.name)
+
+
+def _expanded(weight: Weight4 | Tensor, dtype: torch.dtype) -> Tensor:
+    return dequantise(weight).to(dtype) if isinstance(weight, Weight4) else weight
 
 
 def _names(parts: Sequence[Linear]) -> str:

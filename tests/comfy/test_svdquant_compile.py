@@ -96,10 +96,10 @@ def picture(patcher):
 def test_same_result_in_one_graph(request, monkeypatch, file, run, backend, card):
     from comfy_api.torch_helpers import set_torch_compile_wrapper
 
-    from dit_accel.accel.comfy.quant import loader
+    from dit_accel.accel.comfy.quant import svdquant
 
-    monkeypatch.setattr(loader, "card_of", lambda device: card)
-    model = loader.load(request.getfixturevalue(file), "w8a8" if card.chip == "sm_90" else "auto")
+    monkeypatch.setattr(svdquant, "card_of", lambda device: card)
+    model = svdquant.load(request.getfixturevalue(file), "w8a8" if card.chip == "sm_90" else "auto")
     patchers = [model, lora(model, 1.0)]
     expected = [run(patcher) for patcher in patchers]
     assert (expected[1] - expected[0]).norm() > 0.1 * expected[0].norm()

@@ -78,7 +78,7 @@ def test_the_plain_model(tiny, folder, monkeypatch, name):
     import comfy.model_detection
     import comfy.sd
 
-    from dit_accel.accel.comfy.quant import loader, weight4_layout
+    from dit_accel.accel.comfy.quant import svdquant, weight4_layout
 
     with safe_open(folder / f"{name}.safetensors", "pt") as file:
         metadata = file.metadata()
@@ -89,7 +89,7 @@ def test_the_plain_model(tiny, folder, monkeypatch, name):
     packed, dense = quantised(original)
     tensors, header = tensors_of(packed)
     save_file(tensors, folder / f"{name}_4bit.safetensors", metadata={**metadata, **header})
-    model = loader.load(folder / f"{name}_4bit.safetensors")
+    model = svdquant.load(folder / f"{name}_4bit.safetensors")
     count = sum(isinstance(tensor, Weight4) for tensor in packed.values())
     assert len(weight4_layout.layers(model.model)) == count >= 14
 

@@ -18,7 +18,7 @@ CLOSE = 1e-3
 
 @pytest.fixture(scope="session")
 def load(comfy):
-    return importlib.import_module("dit_accel.accel.comfy.quant.loader").load
+    return importlib.import_module("dit_accel.accel.comfy.quant.svdquant").load
 
 
 @pytest.fixture(scope="session")
@@ -133,8 +133,8 @@ def test_flux_is_the_plain_model(load, layers, nunchaku, tmp_path, grid):
 @pytest.mark.parametrize("grid", [INT4, E2M1])
 def test_networks_that_comfyui_knows_in_one_width_only(layers, nunchaku, tmp_path, name, grid):
     """Its detection assumes the published widths; the network itself, with our operations, does not care."""
-    from dit_accel.accel.comfy.quant import loader
     from dit_accel.accel.comfy.quant import operations as quant_ops
+    from dit_accel.accel.comfy.quant import svdquant
     from dit_accel.accel.quant.formats.reading import read_quantised
 
     checkpoint = nunchaku.checkpoint(name, grid)
@@ -145,7 +145,7 @@ def test_networks_that_comfyui_knows_in_one_width_only(layers, nunchaku, tmp_pat
     kind = nunchaku.KINDS[name]
     operations = quant_ops.operations(torch.float32, lambda weight: compute.W4A16)
     network = kind.network(**kind.settings, dtype=torch.float32, device="cpu", operations=operations)
-    network.load_state_dict(loader.packed(tensors, torch.float32))
+    network.load_state_dict(svdquant.packed(tensors, torch.float32))
     quantised_layers = [tensor for tensor in tensors.values() if isinstance(tensor, Weight4)]
     assert len(layers(network)) == len(quantised_layers) > 20
     dense = nunchaku.network(kind)
@@ -175,7 +175,7 @@ def test_every_arithmetic_gives_about_the_same(load, layers, files, plain, monke
         ("auto", compute.Card("sm_90"), compute.W4A16, CLOSE),
         ("w4a16", compute.Card("sm_80"), compute.W4A16, CLOSE),
     ):
-        monkeypatch.setattr("dit_accel.accel.comfy.quant.loader.card_of", lambda device, card=card: card)
+        monkeypatch.setattr("dit_accel.accel.comfy.quant.svdquant.card_of", lambda device, card=card: card)
         with caplog.at_level(logging.INFO):
             model = load(files[INT4], requested)
         assert {layer.path for layer in layers(model.model).values()} == {path}
@@ -188,7 +188,7 @@ def test_every_arithmetic_gives_about_the_same(load, layers, files, plain, monke
 
 
 def test_one_quantised_input_for_q_k_and_v(load, layers, files, monkeypatch):
-    monkeypatch.setattr("dit_accel.accel.comfy.quant.loader.card_of", lambda device: compute.Card("sm_90"))
+    monkeypatch.setattr("dit_accel.accel.comfy.quant.svdquant.card_of", lambda device: compute.Card("sm_90"))
     model = load(files[INT4], "w8a8")
     found = layers(model.model)
     attention = "diffusion_model.blocks.1.self_attn"
@@ -244,8 +244,8 @@ def test_memory_of_a_14b_block(load):
     """As ComfyUI counts it, of 16 bits a weight."""
     from comfy.model_management import module_size
 
-    from dit_accel.accel.comfy.quant import loader
     from dit_accel.accel.comfy.quant import operations as quant_ops
+    from dit_accel.accel.comfy.quant import svdquant
 
     half = torch.bfloat16
     operations = quant_ops.operations(half, lambda weight: compute.W4A16)
@@ -260,7 +260,7 @@ def test_memory_of_a_14b_block(load):
                 proj_up=torch.empty(rows, 32, dtype=half),
             )
             layer = operations.Linear(columns, rows, dtype=half)
-            layer.load_state_dict(loader.packed({"weight": weight, "bias": torch.empty(rows, dtype=half)}, half))
+            layer.load_state_dict(svdquant.packed({"weight": weight, "bias": torch.empty(rows, dtype=half)}, half))
         packed += module_size(layer)
         dense += 2 * (rows * columns + rows)
     assert packed <= 0.29 * dense

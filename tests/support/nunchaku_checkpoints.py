@@ -229,6 +229,53 @@ def checkpoint(name: str, grid: str = INT4, naming: str = CPP) -> Checkpoint:
     return Checkpoint(tensors, texts, dict(plain), lambda: network(kind))
 
 
+# Of layers with one input, which are smoothed alike; and those that only compute shifts, scales and gates.
+ONE_INPUT = re.compile(r"to_[qkv]$|proj_mlp$|add_[qkv]_proj$|w[13]$")
+MODULATION = re.compile(r"norm1?(_context)?\.linear$|_mod\.1$")
+
+
+def split_checkpoint(name: str, grid: str = INT4, alike: bool = True) -> Checkpoint:
+    """The checkpoint of a kind as nunchaku_lite writes it: every layer of the blocks by itself, under diffusers' names.
+    alike: q, k and v are smoothed alike."""
+    kind = KINDS[name]
+    generator = torch.Generator().manual_seed(1)
+    dense = diffusers_state(name)
+    tensors = {key: tensor.bfloat16() for key, tensor in dense.items()}
+    smooths: dict[str, Tensor] = {}
+    for key in [key for key in dense if key.startswith(tuple(kind.blocks)) and key.endswith(".weight")]:
+        layer, weight = key.removesuffix(".weight"), dense[key]
+        if weight.ndim != 2 or "adaLN" in layer:
+            continue
+        bias = dense.get(f"{layer}.bias")
+        if MODULATION.search(layer):
+            parts, weight, bias = pack_awq(weight, bias, 1)
+        else:
+            group = ONE_INPUT.sub("", layer) + ("context" if "add_" in layer else "") if alike else layer
+            group = group.replace(".attn.", ".") if kind.settings.get("hidden_size") and "single" in layer else group
+            if group not in smooths:
+                smooths[group] = smoothing(weight, torch.randn(weight.shape[1], generator=generator).exp())
+            packed = quantise(weight, smooths[group], grid=grid)
+            parts, bias = pack_svdquant(packed, bias)
+            weight = dequantise(packed)
+        dense[key] = weight
+        if bias is not None:
+            dense[f"{layer}.bias"] = bias
+        for end in ("weight", "bias"):
+            tensors.pop(f"{layer}.{end}", None)
+        tensors |= {f"{layer}.{part}": tensor.clone() for part, tensor in parts.items()}
+    config = {**kind.metadata["config"], "quantization_config": {"quant_method": "nunchaku_lite"}}
+    plain = dense if kind.to_diffusers is None else comfy.model_detection.convert_diffusers_mmdit(dense)
+    return Checkpoint(tensors, {"config": json.dumps(config)}, dict(plain), lambda: network(kind))
+
+
+def diffusers_state(name: str) -> dict[str, Tensor]:
+    """A random model of a kind under diffusers' names, fp32."""
+    kind = KINDS[name]
+    generator = torch.Generator().manual_seed(0)
+    state = {key: _random(key, tensor.shape, generator) for key, tensor in network(kind).state_dict().items()}
+    return _as_diffusers(state, {} if kind.to_diffusers is None else kind.to_diffusers(kind.settings))
+
+
 def forget() -> None:
     """Frees what checkpoints are kept as for the next time."""
     _quantised.cache_clear()
@@ -245,9 +292,7 @@ def _quantised(name: str, grid: str):
     """The 4-bit layers' tensors, all others under diffusers' names, and the plain model under ComfyUI's."""
     kind = KINDS[name]
     generator = torch.Generator().manual_seed(0)
-    state = {key: _random(key, tensor.shape, generator) for key, tensor in network(kind).state_dict().items()}
-    table = {} if kind.to_diffusers is None else kind.to_diffusers(kind.settings)
-    tensors = _as_diffusers(state, table)
+    tensors = diffusers_state(name)
     _cut_flux_outputs(tensors, kind)
     layers, dense, smooths = {}, dict(tensors), {}
     for blocks, fusions in kind.blocks.items():

@@ -83,7 +83,7 @@ def test_every_model_is_in_the_help_and_the_first_of_a_maker_in_the_nodes_descri
 
 
 @pytest.mark.parametrize(
-    "file", ["web/js/docs/DitAccelLoadSVDQuant.md", "nodes/svdquant.py", "accel/cli/main.py", "README.md"]
+    "file", ["web/js/docs/DitAccelLoadSVDQuant.md", "nodes/load_svdquant.py", "accel/cli/main.py", "README.md"]
 )
 def test_every_format_of_4_bit_models_is_named(file):
     text = (ROOT / file).read_text("utf-8")

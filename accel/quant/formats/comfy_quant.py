@@ -41,6 +41,12 @@ RAW, SMOOTHED = "raw", "post_smoothing"
 # They say how the file came about or how fast to compute, not what the numbers mean.
 _REMARKS = ("orig_dtype", "learned_round", "full_precision_matrix_mult")
 _ANY_SHAPE = ("format", "group_size", "orig_shape", "layout", *_REMARKS)
+# What no layer in plain numbers has beside its weight and its bias.
+_PARTS_OF_LAYERS = (
+    *("weight_scale", "weight_scale_2", "weight_s_rel", "weight_s_channel", "weight_codebook", "scale_weight"),
+    *("weight_zeros", "weight_zero", "weight_channel_scale", "weight_smooth_factor", "smooth_factor"),
+    *("weight_proj_down", "weight_proj_up", "proj_down", "proj_up"),
+)
 _FIELDS = {
     SVDQUANT: (
         *_ANY_SHAPE,
@@ -74,6 +80,7 @@ def read(tensors: Mapping[str, Tensor], metadata: Mapping[str, str], name: str) 
         if configs.get(layer) != config:
             configs[layer] = config
             result[layer + MARKER] = marker(config)
+    _refuse_unmarked(tensors, configs, name)
     parts = _by_layer(tensors, configs)
     for layer, config in configs.items():
         reader = _READERS.get(config["format"])
@@ -90,6 +97,18 @@ def read(tensors: Mapping[str, Tensor], metadata: Mapping[str, str], name: str) 
         if bias is not None:
             result[f"{layer}.bias"] = bias
     return result
+
+
+def _refuse_unmarked(tensors: Mapping[str, Tensor], layers: Mapping[str, object], name: str) -> None:
+    """Raises ValueError for a quantised layer that nothing says the format of: its codes would be taken for numbers."""
+    for key, tensor in tensors.items():
+        layer, _, part = key.rpartition(".")
+        codes = part == "weight" and tensor.dtype in (torch.int8, torch.uint8)
+        if layer not in layers and (codes or part in _PARTS_OF_LAYERS):
+            found = f"{tensor.dtype} numbers" if codes else "one"
+            raise ValueError(
+                f"{name}: {key}: expected {layer}{MARKER} to say the layer's format, found {found} without"
+            )
 
 
 def plain_bias(bias: Tensor, weight: Weight4) -> Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -13,12 +13,16 @@ from torch import Tensor
 from ...files import parse_json
 from ..joining import Linear
 from ..weight4 import Weight4
+from .diffusers_names import MARKS, SPLIT
 from .nunchaku_layers import OPTIONAL, PARTS, read_awq, read_svdquant
-from .nunchaku_names import MODELS, Model, Move, Source
+from .nunchaku_names import MODELS, Blocks, Model, Move, Source
 
+# What programs put in front of the names of a network's tensors.
+PREFIXES = ("model.diffusion_model.", "diffusion_model.", "transformer.", "model.")
 LAYER_TENSORS = ("weight", "qweight", "wscales", "wzeros", *OPTIONAL)
 
-Layers = dict[str, dict[str, Tensor]]
+Layers = dict[str, dict[str, Tensor | Weight4]]
+Part = TypeVar("Part", Tensor, Tensor | Weight4)
 
 
 def detect(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> bool:
@@ -37,18 +41,52 @@ def read(tensors: Mapping[str, Tensor], metadata: Mapping[str, str], name: str) 
     name: of the file, for messages. Raises ValueError naming file, layer and tensor.
     """
     try:
-        return _read(tensors, metadata)
+        network = _without_prefix(tensors)
+        model = _model(network, metadata)
+        split = any(name.endswith(f"{mark}.qweight") for mark in MARKS for name in network)
+        result = _in_comfyui(network, model, SPLIT[model.name] if split else model.blocks)
+        config = _json(metadata, "config")
     except ValueError as error:
         raise ValueError(f"{name}: {error}") from error
+    for setting, marker in model.markers.items():
+        if config.get(setting):
+            result[marker] = torch.empty(0)
+    return result
 
 
-def _read(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> dict[str, Tensor | Weight4]:
-    model = _model(tensors, metadata)
+def from_diffusers(tensors: Mapping[str, Tensor | Weight4], name: str) -> dict[str, Tensor | Weight4]:
+    """The tensors of any file, 4-bit weights as Weight4, with ComfyUI's names where those are diffusers' and another
+    program's q, k and v are one layer in ComfyUI. Raises ValueError as `read` does."""
+    network = _without_prefix(tensors)
+    for model in MODELS:
+        blocks = SPLIT[model.name]
+        joined = [source.name for each in blocks.values() for move in each.moves for source in move.sources[1:]]
+        if model.mark in network and any(key.endswith(f".{source}.weight") for key in network for source in joined):
+            try:
+                return _in_comfyui(network, model, blocks)
+            except ValueError as error:
+                raise ValueError(f"{name}: under diffusers' names: {error}") from error
+    return dict(tensors)
+
+
+def _without_prefix(tensors: Mapping[str, Part]) -> Mapping[str, Part]:
+    """The network's tensors alone, under their own names."""
+    blocks = {f"{kind}.0." for model in MODELS for kind in model.blocks}
+    for prefix in ("", *PREFIXES):
+        if any(name.startswith(f"{prefix}{block}") for name in tensors for block in blocks):
+            return {key.removeprefix(prefix): tensor for key, tensor in tensors.items() if key.startswith(prefix)}
+    return tensors
+
+
+def _in_comfyui(
+    tensors: Mapping[str, Tensor | Weight4], model: Model, blocks: Mapping[str, Blocks]
+) -> dict[str, Tensor | Weight4]:
+    """The tensors with ComfyUI's names, which `blocks` knows of the model's lists of blocks."""
     if model.width not in tensors:
         raise ValueError(f"expected a tensor {model.width} in a file of {model.name}, found none")
     width = tensors[model.width].shape[0]
     layers, result = _by_layer(tensors)
-    for prefix, layers_of_block, target, moves in _blocks(layers, model):
+    for prefix, layers_of_block, target, moves in _blocks(layers, model.name, blocks):
         produced = _move_all(prefix, layers_of_block, f"{target}.", moves, width)
         for move in moves:
             for name in move.targets:
@@ -56,12 +94,7 @@ def _read(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> dict[st
                     sources = " and ".join(prefix + source.name for source in move.sources)
                     raise ValueError(f"expected {sources} for ComfyUI's {target}.{name}, found no such layer")
         result |= produced
-    result |= _move_all("", layers, "", model.outside, width)
-    config = _json(metadata, "config")
-    for setting, marker in model.markers.items():
-        if config.get(setting):
-            result[marker] = torch.empty(0)
-    return result
+    return result | _move_all("", layers, "", model.outside, width)
 
 
 def _model(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> Model:
@@ -90,7 +123,7 @@ def _json(metadata: Mapping[str, str], key: str) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-def _by_layer(tensors: Mapping[str, Tensor]) -> tuple[Layers, dict[str, Tensor | Weight4]]:
+def _by_layer(tensors: Mapping[str, Tensor | Weight4]) -> tuple[Layers, dict[str, Tensor | Weight4]]:
     """Tensors of linear layers and norms by layer, under one engine's names; and all others."""
     layers: Layers = defaultdict(dict)
     others: dict[str, Tensor | Weight4] = {}
@@ -105,17 +138,19 @@ def _by_layer(tensors: Mapping[str, Tensor]) -> tuple[Layers, dict[str, Tensor |
     return layers, others
 
 
-def _blocks(layers: Layers, model: Model) -> Iterable[tuple[str, Layers, str, tuple[Move, ...]]]:
+def _blocks(
+    layers: Layers, model: str, lists: Mapping[str, Blocks]
+) -> Iterable[tuple[str, Layers, str, tuple[Move, ...]]]:
     """Takes the blocks out of `layers`: each with its name in the file, its layers, its name in ComfyUI, its moves."""
     numbered: dict[str, dict[int, Layers]] = defaultdict(lambda: defaultdict(dict))
     for name in list(layers):
         parts = name.split(".", 2)
-        if parts[0] in model.blocks and len(parts) == 3 and parts[1].isdecimal():
-            own = model.blocks[parts[0]].aliases.get(parts[2], parts[2])
+        if parts[0] in lists and len(parts) == 3 and parts[1].isdecimal():
+            own = lists[parts[0]].aliases.get(parts[2], parts[2])
             numbered[parts[0]][int(parts[1])][own] = layers.pop(name)
-    for kind, blocks in model.blocks.items():
+    for kind, blocks in lists.items():
         if not numbered[kind]:
-            raise ValueError(f"expected blocks {kind}.0 and on in a file of {model.name}, found none")
+            raise ValueError(f"expected blocks {kind}.0 and on in a file of {model}, found none")
         last = max(numbered[kind])
         for number in range(last + 1):
             if number not in numbered[kind]:
@@ -144,16 +179,19 @@ def _move_all(
     for layer, parts in layers.items():
         if "qweight" in parts:
             raise ValueError(f"{prefix}{layer}: expected no 4-bit layer of this name, found one")
+        for part in parts.keys() - {"weight", "bias"}:
+            raise ValueError(f"{prefix}{layer}.{part}: expected {prefix}{layer}.qweight beside it, found none")
         result |= {f"{target}{layer}.{part}": tensor for part, tensor in parts.items()}
     return result
 
 
-def _linear(layer: str, parts: dict[str, Tensor], source: Source, width: int) -> Linear:
-    if "qweight" not in parts:
+def _linear(layer: str, parts: Mapping[str, Tensor | Weight4], source: Source, width: int) -> Linear:
+    packed = {part: tensor for part, tensor in parts.items() if isinstance(tensor, Tensor)}
+    if "qweight" not in packed:
         if "weight" not in parts:
             raise ValueError(f"{layer}: expected {layer}.qweight or {layer}.weight, found only {', '.join(parts)}")
-        return Linear(layer, parts["weight"], parts.get("bias"))
+        return Linear(layer, parts["weight"], packed.get("bias"))
     outputs, inputs = (None if size is None else size * width for size in (source.outputs, source.inputs))
-    if parts["qweight"].dtype == torch.int32:
-        return read_awq(layer, parts, (outputs, inputs), source.chunks)
-    return read_svdquant(layer, parts, (outputs, inputs), source.unsigned)
+    if packed["qweight"].dtype == torch.int32:
+        return read_awq(layer, packed, (outputs, inputs), source.chunks)
+    return read_svdquant(layer, packed, (outputs, inputs), source.unsigned)

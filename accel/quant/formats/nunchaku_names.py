@@ -54,7 +54,8 @@ class Model:
     markers: Mapping[str, str] = field(default_factory=dict)
 
 
-def _move(name: str, target: str, outputs: int | None, inputs: int | None, **about) -> Move:
+def move(name: str, target: str, outputs: int | None, inputs: int | None, **about) -> Move:
+    """One layer that stays one; `about`: the other fields of Source."""
     return Move((Source(name, outputs, inputs, **about),), (target,))
 
 
@@ -62,24 +63,25 @@ def _cut(name: str, outputs: int | None, inputs: int, *targets: str) -> Move:
     return Move((Source(name, outputs, inputs),), targets, lambda linears: cut(linears[0], len(targets)))
 
 
-def _rename(names: Mapping[str, str]) -> tuple[Move, ...]:
+def rename(names: Mapping[str, str]) -> tuple[Move, ...]:
+    """Layers of any size that stay as they are."""
     return tuple(Move((Source(name),), (target,)) for name, target in names.items())
 
 
 _FLUX_DOUBLE = Blocks(
     "double_blocks",
     (
-        _move("qkv_proj", "img_attn.qkv", 3, 1),
-        _move("qkv_proj_context", "txt_attn.qkv", 3, 1),
-        _move("out_proj", "img_attn.proj", 1, 1),
-        _move("out_proj_context", "txt_attn.proj", 1, 1),
-        _move("mlp_fc1", "img_mlp.0", 4, 1),
-        _move("mlp_fc2", "img_mlp.2", 1, 4, unsigned=True),
-        _move("mlp_context_fc1", "txt_mlp.0", 4, 1),
-        _move("mlp_context_fc2", "txt_mlp.2", 1, 4, unsigned=True),
-        _move("norm1.linear", "img_mod.lin", 6, 1, chunks=6),
-        _move("norm1_context.linear", "txt_mod.lin", 6, 1, chunks=6),
-        *_rename(
+        move("qkv_proj", "img_attn.qkv", 3, 1),
+        move("qkv_proj_context", "txt_attn.qkv", 3, 1),
+        move("out_proj", "img_attn.proj", 1, 1),
+        move("out_proj_context", "txt_attn.proj", 1, 1),
+        move("mlp_fc1", "img_mlp.0", 4, 1),
+        move("mlp_fc2", "img_mlp.2", 1, 4, unsigned=True),
+        move("mlp_context_fc1", "txt_mlp.0", 4, 1),
+        move("mlp_context_fc2", "txt_mlp.2", 1, 4, unsigned=True),
+        move("norm1.linear", "img_mod.lin", 6, 1, chunks=6),
+        move("norm1_context.linear", "txt_mod.lin", 6, 1, chunks=6),
+        *rename(
             {
                 "norm_q": "img_attn.norm.query_norm",
                 "norm_k": "img_attn.norm.key_norm",
@@ -108,8 +110,8 @@ _FLUX_SINGLE = Blocks(
     (
         Move((Source("qkv_proj", 3, 1), Source("mlp_fc1", 4, 1)), ("linear1",), stack),
         Move((Source("out_proj", 1, 1), Source("mlp_fc2", 1, 4, unsigned=True)), ("linear2",), side_by_side),
-        _move("norm.linear", "modulation.lin", 3, 1, chunks=3),
-        *_rename({"norm_q": "norm.query_norm", "norm_k": "norm.key_norm"}),
+        move("norm.linear", "modulation.lin", 3, 1, chunks=3),
+        *rename({"norm_q": "norm.query_norm", "norm_k": "norm.key_norm"}),
     ),
     {"attn.to_qkv": "qkv_proj", "attn.to_out": "out_proj", "attn.norm_q": "norm_q", "attn.norm_k": "norm_k"},
 )
@@ -127,7 +129,7 @@ FLUX = Model(
     width="x_embedder.weight",
     blocks={"transformer_blocks": _FLUX_DOUBLE, "single_transformer_blocks": _FLUX_SINGLE},
     outside=(
-        *_rename(
+        *rename(
             {
                 "x_embedder": "img_in",
                 "context_embedder": "txt_in",
@@ -160,14 +162,14 @@ QWEN_IMAGE = Model(
             (
                 _cut("attn.to_qkv", 3, 1, "attn.to_q", "attn.to_k", "attn.to_v"),
                 _cut("attn.add_qkv_proj", 3, 1, "attn.add_q_proj", "attn.add_k_proj", "attn.add_v_proj"),
-                _move("attn.to_out.0", "attn.to_out.0", 1, 1),
-                _move("attn.to_add_out", "attn.to_add_out", 1, 1),
-                _move("img_mlp.net.0.proj", "img_mlp.net.0.proj", 4, 1),
-                _move("img_mlp.net.2", "img_mlp.net.2", 1, 4, unsigned=True),
-                _move("txt_mlp.net.0.proj", "txt_mlp.net.0.proj", 4, 1),
-                _move("txt_mlp.net.2", "txt_mlp.net.2", 1, 4, unsigned=True),
-                _move("img_mod.1", "img_mod.1", 6, 1, chunks=6),
-                _move("txt_mod.1", "txt_mod.1", 6, 1, chunks=6),
+                move("attn.to_out.0", "attn.to_out.0", 1, 1),
+                move("attn.to_add_out", "attn.to_add_out", 1, 1),
+                move("img_mlp.net.0.proj", "img_mlp.net.0.proj", 4, 1),
+                move("img_mlp.net.2", "img_mlp.net.2", 1, 4, unsigned=True),
+                move("txt_mlp.net.0.proj", "txt_mlp.net.0.proj", 4, 1),
+                move("txt_mlp.net.2", "txt_mlp.net.2", 1, 4, unsigned=True),
+                move("img_mod.1", "img_mod.1", 6, 1, chunks=6),
+                move("txt_mod.1", "txt_mod.1", 6, 1, chunks=6),
             ),
         )
     },
@@ -176,18 +178,18 @@ QWEN_IMAGE = Model(
 )
 
 _Z_IMAGE_MOVES = (
-    _move("attention.to_qkv", "attention.qkv", 3, 1),
+    move("attention.to_qkv", "attention.qkv", 3, 1),
     # Refiners may be left as they were, with a layer each.
     Move(
         (Source("attention.to_q"), Source("attention.to_k"), Source("attention.to_v")),
         ("attention.qkv",),
         stack,
     ),
-    _move("attention.to_out.0", "attention.out", 1, 1),
+    move("attention.to_out.0", "attention.out", 1, 1),
     # silu(w1 x) * w3 x: the gate w1 comes last in the file.
     _cut("feed_forward.net.0.proj", None, 1, "feed_forward.w3", "feed_forward.w1"),
-    _move("feed_forward.net.2", "feed_forward.w2", 1, None),
-    *_rename({"attention.norm_q": "attention.q_norm", "attention.norm_k": "attention.k_norm"}),
+    move("feed_forward.net.2", "feed_forward.w2", 1, None),
+    *rename({"attention.norm_q": "attention.q_norm", "attention.norm_k": "attention.k_norm"}),
 )
 Z_IMAGE = Model(
     "Z-Image",
@@ -195,7 +197,7 @@ Z_IMAGE = Model(
     mark="cap_embedder.1.weight",
     width="cap_embedder.1.weight",
     blocks={name: Blocks(name, _Z_IMAGE_MOVES) for name in ("layers", "noise_refiner", "context_refiner")},
-    outside=_rename(
+    outside=rename(
         {
             "all_x_embedder.2-1": "x_embedder",
             "all_final_layer.2-1.linear": "final_layer.linear",

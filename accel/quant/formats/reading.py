@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from ...files import mapped
 from ..weight4 import Weight4
 from . import comfy_quant, nunchaku
+from .comfy_quant_markers import MARKER
 
 Tensors = Mapping[str, Tensor]
 Metadata = Mapping[str, str]
@@ -29,9 +32,13 @@ class Reader(NamedTuple):
     read: Callable[[Tensors, Metadata, str], dict[str, Tensor | Weight4]]
 
 
+def _comfy_quant(tensors: Tensors, metadata: Metadata, name: str) -> dict[str, Tensor | Weight4]:
+    return nunchaku.from_diffusers(comfy_quant.read(tensors, metadata, name), name)
+
+
 READERS = (
     Reader("nunchaku", nunchaku.detect, nunchaku.read),
-    Reader("comfy_quant", comfy_quant.detect, comfy_quant.read),
+    Reader("comfy_quant", comfy_quant.detect, _comfy_quant),
 )
 
 
@@ -42,12 +49,25 @@ def read_quantised(path: str | Path) -> tuple[dict[str, Tensor | Weight4], dict[
     into memory. Raises ValueError naming the file, what was expected and what was found.
     """
     path = Path(path)
+    shard = re.search(r"-0*([0-9]+)-of-0*([0-9]+)$", path.stem)
+    if shard and shard[2] != "1":
+        raise ValueError(f"{path}: expected a whole model in one file, found part {shard[1]} of {shard[2]}: join them")
     tensors, metadata = _folder(path) if path.is_dir() else _file(path)
     for reader in READERS:
         if reader.detect(tensors, metadata):
             return reader.read(tensors, metadata, str(path)), metadata
     formats = " or ".join(reader.name for reader in READERS)
-    raise ValueError(f"{path}: expected a 4-bit model ({formats}), found {len(tensors)} tensors and no 4-bit layer")
+    raise ValueError(f"{path}: expected a 4-bit model ({formats}), found {_description(tensors)}")
+
+
+def _description(tensors: Tensors) -> str:
+    """What these tensors are, of which no reader knows the format."""
+    if any(name.startswith("encoder.block.") and name.endswith(".qweight") for name in tensors):
+        return "a T5 text encoder in 4 bits (AWQ), which ComfyUI cannot load; it has t5xxl in 8 and 16 bits"
+    codes = [name for name, tensor in tensors.items() if tensor.dtype in (torch.int8, torch.uint8) and tensor.ndim > 1]
+    if codes:
+        return f"{codes[0]} in {tensors[codes[0]].dtype}, and no {MARKER} that says its format"
+    return f"{len(tensors)} tensors and no 4-bit layer"
 
 
 def _folder(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:

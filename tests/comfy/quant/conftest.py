@@ -12,7 +12,7 @@ from dit_accel.tests.support.quantised_wan import quantised
 
 @pytest.fixture(scope="session")
 def load(comfy):
-    return importlib.import_module("dit_accel.accel.comfy.quant.loader").load
+    return importlib.import_module("dit_accel.accel.comfy.quant.svdquant").load
 
 
 @pytest.fixture(scope="module")

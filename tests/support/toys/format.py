@@ -108,7 +108,7 @@ STEPS = {
         "web/js/docs/DitAccelLoadSVDQuant.md", (r"^  - comfy_quant files with", "  - plain4 files;\n\\g<0>")
     ),
     "description": change(
-        "nodes/svdquant.py", (r"^            description=\(\n", r'\g<0>                "plain4 files too. "\n')
+        "nodes/load_svdquant.py", (r"^            description=\(\n", r'\g<0>                "plain4 files too. "\n')
     ),
     "command": change("accel/cli/main.py", ("a nunchaku or comfy_quant file,", "nunchaku, comfy_quant, plain4,")),
     "readme": change(

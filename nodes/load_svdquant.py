@@ -42,7 +42,7 @@ class DitAccelLoadSVDQuant(io.ComfyNode):
 
     @classmethod
     def execute(cls, model_name, compute) -> io.NodeOutput:
-        from ..accel.comfy.quant import loader
+        from ..accel.comfy.quant import svdquant
 
         path = Path(folder_paths.get_full_path_or_raise("diffusion_models", model_name))
-        return io.NodeOutput(loader.load(path, compute))
+        return io.NodeOutput(svdquant.load(path, compute))
