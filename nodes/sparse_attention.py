@@ -89,6 +89,7 @@ class DitAccelSparseAttention(io.ComfyNode):
     ) -> io.NodeOutput:
         # Not with the module: ComfyUI's start would pay for planners and kernels.
         from ..accel.attention.run import Settings
+        from ..accel.comfy.inputs import need_model
         from ..accel.comfy.sparse import patch
 
         settings = Settings(
@@ -99,4 +100,4 @@ class DitAccelSparseAttention(io.ComfyNode):
             fallback=fallback,
             budget=PRESETS["auto"] if budget is None else budget,
         )
-        return io.NodeOutput(patch.install(model, settings, node=cls.hidden and cls.hidden.unique_id))
+        return io.NodeOutput(patch.install(need_model(model), settings, node=cls.hidden and cls.hidden.unique_id))
