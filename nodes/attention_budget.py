@@ -46,6 +46,7 @@ class DitAccelBudget(io.ComfyNode):
                     min=0.01,
                     max=1.0,
                     step=0.01,
+                    optional=True,
                     tooltip="Cap on the kept fraction of the video's keys. It wins over top_p and floor; text and "
                     "reference tokens are always kept.",
                 ),
@@ -55,6 +56,7 @@ class DitAccelBudget(io.ComfyNode):
                     min=0.0,
                     max=1.0,
                     step=0.01,
+                    optional=True,
                     tooltip="Fraction of the schedule that stays dense at its start: it fixes the composition.",
                 ),
                 io.Float.Input(
@@ -63,11 +65,13 @@ class DitAccelBudget(io.ComfyNode):
                     min=0.0,
                     max=1.0,
                     step=0.01,
+                    optional=True,
                     tooltip="Fraction of the schedule that stays dense at its end.",
                 ),
                 io.String.Input(
                     "dense_blocks",
                     default="0",
+                    optional=True,
                     tooltip="Transformer blocks that stay dense, such as: 0, 1, 47-49. Single blocks count on "
                     "after the double blocks.",
                 ),
@@ -76,6 +80,7 @@ class DitAccelBudget(io.ComfyNode):
                     default=12288,
                     min=0,
                     max=1 << 24,
+                    optional=True,
                     tooltip="Shorter videos stay dense: below about 12,000 tokens sparse attention gains nothing.",
                 ),
                 ProfileType.Input(
@@ -95,11 +100,11 @@ class DitAccelBudget(io.ComfyNode):
         preset,
         top_p,
         floor,
-        max_density,
-        dense_first,
-        dense_last,
-        dense_blocks,
-        min_tokens,
+        max_density=1.0,
+        dense_first=0.2,
+        dense_last=0.0,
+        dense_blocks="0",
+        min_tokens=12288,
         profile=None,
     ) -> io.NodeOutput:
         return io.NodeOutput(

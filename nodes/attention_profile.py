@@ -39,9 +39,10 @@ class DitAccelRecord(io.ComfyNode):
 
     @classmethod
     def execute(cls, model, what) -> io.NodeOutput:
+        from ..accel.comfy.inputs import need_model
         from ..accel.comfy.sparse import patch
 
-        return io.NodeOutput(patch.record(model, what))
+        return io.NodeOutput(patch.record(need_model(model), what))
 
 
 class DitAccelProfile(io.ComfyNode):
@@ -85,9 +86,10 @@ class DitAccelProfile(io.ComfyNode):
 
     @classmethod
     def execute(cls, model, samples, target, target_value) -> io.NodeOutput:
+        from ..accel.comfy.inputs import latent_of, need_model
         from ..accel.comfy.sparse.model_profile import profile_of
 
-        result = profile_of(samples["samples"], model, target, target_value)
+        result = profile_of(latent_of(samples), need_model(model), target, target_value)
         return io.NodeOutput(result.profile, result.image, result.text, ui={"text": (result.text,)})
 
 

@@ -82,9 +82,9 @@ class DitAccelDCAEDecode(io.ComfyNode):
         from ..accel.comfy.dcae import autoencoder
 
         vae = autoencoder.need_autoencoder(vae)
-        autoencoder.need_channels(vae.config, samples["samples"].shape[1])
+        latents = autoencoder.need_latents(vae.config, samples)
         with vae.first_stage_model.strips(_rows(vae, tile_size)):
-            return io.NodeOutput(vae.decode(samples["samples"]))
+            return io.NodeOutput(vae.decode(latents))
 
 
 class DitAccelDCAEEncode(io.ComfyNode):
@@ -110,7 +110,7 @@ class DitAccelDCAEEncode(io.ComfyNode):
 
         vae = autoencoder.need_autoencoder(vae)
         with vae.first_stage_model.strips(_rows(vae, tile_size)):
-            return io.NodeOutput({"samples": vae.encode(pixels)})
+            return io.NodeOutput({"samples": vae.encode(autoencoder.need_pictures(pixels))})
 
 
 def _rows(vae, tile_size: int) -> int | None:

@@ -37,9 +37,10 @@ class DitAccelReport(io.ComfyNode):
 
     @classmethod
     def execute(cls, model, samples, model_2=None) -> io.NodeOutput:
+        from ..accel.comfy.inputs import latent_of, need_model
         from ..accel.comfy.sparse.model_report import keep_with_outputs, report_on
 
-        report = report_on(samples["samples"], model, model_2)
+        report = report_on(latent_of(samples), need_model(model), model_2)
         keep_with_outputs(report.text, cls.hidden)
         return io.NodeOutput(
             samples,

@@ -55,6 +55,7 @@ class DitAccelSparseAttention(io.ComfyNode):
                     "guard",
                     options=["on", "off"],
                     default="on",
+                    optional=True,
                     tooltip=(
                         "on: samples the error of sparse calls, keeps more where a layer loses more than the budget "
                         "allows, and repeats a step densely that gives NaN. The report shows what it found."
@@ -64,6 +65,7 @@ class DitAccelSparseAttention(io.ComfyNode):
                     "fallback",
                     options=["dense", "reference", "error"],
                     default="dense",
+                    optional=True,
                     tooltip=(
                         "When no fast kernel can take a call (no GPU, no Triton): dense runs it as usual; "
                         "reference computes the sparse result in PyTorch, slowly, to judge quality anywhere; "
@@ -82,9 +84,12 @@ class DitAccelSparseAttention(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, model, pattern, precision, token_order, guard, fallback, budget=None) -> io.NodeOutput:
+    def execute(
+        cls, model, pattern, precision, token_order, guard="on", fallback="dense", budget=None
+    ) -> io.NodeOutput:
         # Not with the module: ComfyUI's start would pay for planners and kernels.
         from ..accel.attention.run import Settings
+        from ..accel.comfy.inputs import need_model
         from ..accel.comfy.sparse import patch
 
         settings = Settings(
@@ -95,4 +100,4 @@ class DitAccelSparseAttention(io.ComfyNode):
             fallback=fallback,
             budget=PRESETS["auto"] if budget is None else budget,
         )
-        return io.NodeOutput(patch.install(model, settings, node=cls.hidden and cls.hidden.unique_id))
+        return io.NodeOutput(patch.install(need_model(model), settings, node=cls.hidden and cls.hidden.unique_id))

@@ -25,7 +25,7 @@ def parse_blocks(text: str, name: str = "dense_blocks") -> frozenset[int]:
     """
     blocks: set[int] = set()
     for part in filter(None, (p.strip() for p in text.split(","))):
-        match = re.fullmatch(r"(\d+)(?:\s*-\s*(\d+))?", part)
+        match = re.fullmatch(r"([0-9]{1,18})(?:\s*-\s*([0-9]{1,18}))?", part)
         if match is None:
             raise ValueError(
                 f"{name}: expected block numbers and ranges such as '0, 1, 47-49', found {part!r} in {text!r}"

@@ -28,6 +28,9 @@ class Activations:
         if not self.watching:
             return
         x = x.detach().reshape(-1, x.shape[-1])
+        if not len(x):
+            # Nothing has no largest value, and says nothing.
+            return
         # Norms, because they make no second tensor of this size.
         largest = torch.linalg.vector_norm(x, torch.inf, dim=0).float()
         squares, rows = torch.linalg.vector_norm(x, dim=0, dtype=torch.float32).square(), len(x)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 
 import torch
 from torch import Tensor
@@ -30,9 +31,15 @@ def frame_ssim(reference: Tensor, test: Tensor) -> float:
     """Mean structural similarity of frames [C, H, W] in 0..1, each channel by itself, by kornia.metrics.ssim.
 
     Wang et al. 2004 with their Gaussian window; windows over the border are left out. H and W are at least
-    SSIM_WINDOW.
+    SSIM_WINDOW. Raises ImportError, with the remedy, where kornia cannot be imported.
     """
-    from kornia.metrics import ssim  # not with the module: it is heavy, and only ComfyUI brings it
+    try:
+        from kornia.metrics import ssim  # not with the module: it is heavy, and only ComfyUI brings it
+    except ImportError as error:
+        raise ImportError(
+            f"SSIM needs kornia, which ComfyUI's requirements bring, and it cannot be imported ({error}): run "
+            f'"{sys.executable}" -m pip install kornia'
+        ) from error
 
     # Contiguous: kornia is then several times faster on the CPU. eps: it would lower the score of black frames.
     frames = (frame[None].float().contiguous() for frame in (reference, test))

@@ -155,6 +155,39 @@ def test_loading_a_saved_workflow_changes_nothing(page):
     assert list(values(page).values()) == budget["widgets_values"]
 
 
+def test_saved_values_come_back_into_the_widgets_that_they_were_saved_from(either):
+    """They are saved by place, and some of the inputs are optional: they must not come behind others."""
+    saved = json.loads(WORKFLOW.read_text("utf-8"))
+    names = {
+        "DitAccelSparseAttention": ("pattern", "precision", "token_order", "guard", "fallback"),
+        "DitAccelBudget": (
+            *("preset", "top_p", "floor", "max_density"),
+            *("dense_first", "dense_last", "dense_blocks", "min_tokens"),
+        ),
+    }
+    values = {
+        "DitAccelSparseAttention": ["radial", "16-bit", "morton", "off", "error"],
+        "DitAccelBudget": ["custom", 0.61, 0.2, 0.9, 0.1, 0.15, "2", 5],
+    }
+    for node in saved["nodes"]:
+        if node["type"] in values:
+            node["widgets_values"] = values[node["type"]]
+            node.pop("widgets_values_named", None)
+    open_workflow(either, saved)
+    shown = either.evaluate(
+        """(types) => Object.fromEntries(app.graph.nodes.filter((n) => types.includes(n.type)).map((node) => [
+            node.type,
+            node.widgets.filter((w) => w.serialize !== false).map((w) => [w.name, w.value]),
+        ]))""",
+        list(values),
+    )
+    assert shown == {node: [list(pair) for pair in zip(names[node], values[node], strict=True)] for node in values}
+    prompt = either.evaluate("async () => (await app.graphToPrompt()).output")
+    posted = {node["class_type"]: node["inputs"] for node in prompt.values()}
+    for node in values:
+        assert {name: posted[node][name] for name in names[node]} == dict(zip(names[node], values[node], strict=True))
+
+
 def open_and_queue(page, workflow: Path) -> str:
     """The prompt's id."""
     open_workflow(page, json.loads(workflow.read_text("utf-8")))

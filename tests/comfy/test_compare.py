@@ -43,6 +43,17 @@ def test_identical_videos(comfy, clips):
     assert not beside[:, :, 40:].any()
 
 
+def test_a_video_with_nan_is_compared_where_it_is_finite(comfy, clips):
+    from dit_accel.nodes.compare import DitAccelCompareVideos
+
+    test = clips[1].clone()
+    test[1, 0, 0, 0] = math.nan
+    plot, beside, text, psnr, ssim, flicker = DitAccelCompareVideos.execute(clips[0], test).result
+    assert all(math.isfinite(number) for number in (psnr, ssim, flicker))
+    assert plot.isfinite().all() and beside.isfinite().all()
+    assert "not finite: 1 of 3 frames" in text
+
+
 def test_videos_of_two_sizes_are_refused(comfy, clips):
     from dit_accel.nodes.compare import DitAccelCompareVideos
 

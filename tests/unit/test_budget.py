@@ -24,7 +24,7 @@ def test_block_lists(text, blocks):
     assert parse_blocks(text) == blocks
 
 
-@pytest.mark.parametrize("text", ["3-", "a", "-3", "1.5", "5-2", "1 2", "0x1", "0-99999999999"])
+@pytest.mark.parametrize("text", ["3-", "a", "-3", "1.5", "5-2", "1 2", "0x1", "0-99999999999", "9" * 5000, "٣"])
 def test_bad_block_lists_name_the_input(text):
     with pytest.raises(ValueError, match="dense_blocks"):
         parse_blocks(text)

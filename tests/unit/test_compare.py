@@ -1,6 +1,7 @@
 """Two clips beside each other, against scikit-image's definitions."""
 
 import math
+import sys
 
 import numpy as np
 import pytest
@@ -107,6 +108,80 @@ def test_frames_smaller_than_the_window_are_refused(clips):
         compare(small, small)
     enough = clips[0][:, :11, :11]
     assert compare(enough, enough).ssim == pytest.approx(1, abs=1e-6)
+
+
+BROKEN = {"nan": math.nan, "inf": math.inf, "minus inf": -math.inf, "both": (math.nan, math.inf), "huge": 1e30}
+
+
+@pytest.mark.parametrize("value", BROKEN.values(), ids=BROKEN)
+def test_frames_that_are_not_finite_are_counted_and_the_rest_is_compared(clips, found, value):
+    reference, test = clips[0].clone(), clips[1].clone()
+    test[2, 3, :2, 0] = reference[4, 0, :2, 1] = test[4, 1, :2, 1] = torch.tensor(value)
+    partly = compare(reference, test)
+    rest = [0, 1, 3, 5, 6]
+    for values, whole in ((partly.psnrs, found.psnrs), (partly.ssims, found.ssims)):
+        assert [values[frame] for frame in rest] == [whole[frame] for frame in rest]
+        assert math.isnan(values[2]) and math.isnan(values[4])
+    assert partly.psnr == pytest.approx(np.mean([found.psnrs[frame] for frame in rest]))
+    assert partly.ssim == pytest.approx(np.mean([found.ssims[frame] for frame in rest]))
+    # Only frames that follow one another flicker.
+    pairs = [compare(*(clip[frame : frame + 2] for clip in clips)).flicker for frame in (0, 5)]
+    assert partly.flicker == pytest.approx(np.sqrt(np.mean(np.square(pairs))))
+    assert "not finite: 2 of 7 frames, left out of all numbers (reference: 4; test: 2, 4)" in partly.text()
+    assert "in frame 6" in partly.text().splitlines()[0]
+    assert partly.plot().size == found.plot().size
+
+    picture = side_by_side(reference, test, partly.gain)
+    assert picture.isfinite().all()
+    assert (picture[2, 3, 80:82, 0] == 1).all(), "the difference there is not shown"
+    assert torch.equal(picture[rest], side_by_side(*clips, partly.gain)[rest])
+
+
+def test_finite_frames_that_are_identical_make_no_identical_clips(clips):
+    test = clips[0].clone()
+    test[1] = math.nan
+    partly = compare(clips[0], test)
+    assert partly.psnr == math.inf and "the clips are identical" not in partly.text()
+    assert "infinite, all frames that are finite (6) are identical" in partly.text()
+    psnr, _ = partly.curves()
+    assert psnr.empty == "infinite, all frames that are finite (6) are identical"
+
+
+def test_clips_without_a_common_finite_frame_are_refused_with_both_counts(clips):
+    reference, test = clips[0].clone(), clips[1].clone()
+    reference[:3], test[2:] = math.nan, math.inf
+    with pytest.raises(ValueError, match="found 3 of 7 frames of reference and 5 of test that are not"):
+        compare(reference, test)
+
+
+@pytest.mark.parametrize(
+    ("change", "found"),
+    [
+        (lambda clip: clip[:0], "0 frames of 40 x 24 pixels with 3 channels"),
+        (lambda clip: clip[..., :0], "7 frames of 40 x 24 pixels with 0 channels"),
+        (lambda clip: clip[0], r"reference: .* found \[24, 40, 3\] of float32"),
+        (lambda clip: clip[None], r"reference: .* found \[1, 7, 24, 40, 3\] of float32"),
+        (lambda clip: (clip * 255).byte(), r"reference: .* found \[7, 24, 40, 3\] of uint8"),
+        (lambda clip: clip > 0.5, r"reference: .* found \[7, 24, 40, 3\] of bool"),
+    ],
+    ids=["no frames", "no channels", "one picture", "a batch of clips", "bytes", "masks"],
+)
+def test_what_is_no_clip_is_refused_by_name(clips, change, found):
+    with pytest.raises(ValueError, match=found):
+        compare(change(clips[0]), change(clips[1]))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_every_floating_point_type_is_compared(clips, dtype):
+    reference, test = (clip.to(dtype) for clip in clips)
+    assert compare(reference, test).psnrs == compare(reference.float(), test.float()).psnrs
+    assert side_by_side(reference, test, 1).dtype == torch.float32
+
+
+def test_a_missing_kornia_is_said_with_the_remedy(clips, monkeypatch):
+    monkeypatch.setitem(sys.modules, "kornia.metrics", None)
+    with pytest.raises(ImportError, match=r"SSIM needs kornia.*-m pip install kornia"):
+        compare(*clips)
 
 
 def test_side_by_side(clips, found):

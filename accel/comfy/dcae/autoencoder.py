@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import comfy.model_management as management
@@ -19,6 +19,7 @@ from ...dcae.checkpoint import read
 from ...dcae.config import Config
 from ...dcae.network import DCAE
 from ...dcae.peak_memory import peak_bytes, rows_for
+from ..inputs import latent_of
 
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 # What a decode may ask ComfyUI to clear for it, of all memory; strips make do with less.
@@ -150,6 +151,28 @@ def need_channels(config: Config, channels: int) -> None:
         raise ValueError(
             f"samples: expected a latent of {config.latent_channels} channels for DC-AE {config.name}, found {channels}"
         )
+
+
+def need_latents(config: Config, samples: Mapping) -> Tensor:
+    """The latents [B, C, h, w] of a LATENT: of nested ones the first stream, as ComfyUI's own decoding takes it; frames
+    [B, C, T, h, w] are a batch. Raises ValueError, naming `samples`, where they do not suit the autoencoder."""
+    latent = latent_of(samples)
+    if latent.is_nested:
+        latent = latent.unbind()[0]
+    if latent.ndim == 5:
+        latent = latent.movedim(2, 1).flatten(0, 1)
+    if latent.ndim != 4 or not latent.numel():
+        raise ValueError(f"samples: expected latents [B, C, h, w] of pictures, found {list(latent.shape)}")
+    need_channels(config, latent.shape[1])
+    return latent
+
+
+def need_pictures(pixels: Tensor) -> Tensor:
+    """pixels, an IMAGE of at least one picture. Raises ValueError otherwise."""
+    if pixels.ndim != 4 or not len(pixels) or pixels.shape[3] not in (3, 4) or not pixels.is_floating_point():
+        dtype = str(pixels.dtype).removeprefix("torch.")
+        raise ValueError(f"pixels: expected pictures [B, H, W, 3] in 0..1, found {list(pixels.shape)} of {dtype}")
+    return pixels
 
 
 def _load_patcher(path: Path, variant: str, dtype: str, disable_dynamic: bool = False):
