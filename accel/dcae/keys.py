@@ -104,6 +104,8 @@ DIFFUSERS = Format(
 )
 FORMATS = (MIT, DIFFUSERS)
 
+# No more digits than a stage or a layer may have, and no other script's.
+_NUMBER = "[0-9]{1,9}"
 _OURS = re.compile(r"(encoder|decoder)\.stages\.(\d+)\.(?:blocks\.(\d+)\.(.+)|(?:down|up)\.conv)\.(\w+)")
 
 
@@ -138,7 +140,7 @@ def from_ours(tensors: Mapping[str, Tensor], config: Config, form: Format) -> di
 def place(name: str, form: Format) -> Place | None:
     """What a tensor inside the stages is; None for one at the ends, or of another format."""
     for side, stages in form.stages.items():
-        match = re.fullmatch(rf"{side}\.{stages}\.(\d+){re.escape(form.between)}(\d+)\.(.+)\.(\w+)", name)
+        match = re.fullmatch(rf"{side}\.{stages}\.({_NUMBER}){re.escape(form.between)}({_NUMBER})\.(.+)\.(\w+)", name)
         if match is None:
             continue
         stage, index, theirs, tensor = int(match[1]), int(match[2]), match[3], match[4]
