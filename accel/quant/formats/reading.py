@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
 from torch import Tensor
 
-from ...files import mapped
+from ...files import load_json, mapped
 from ..weight4 import Weight4
 from . import comfy_quant, nunchaku
 
@@ -62,7 +63,7 @@ def _folder(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     for setting in FOLDER_SETTINGS:
         file = path / f"{setting}.json"
         if file.is_file():
-            metadata[setting] = file.read_text(encoding="utf-8")
+            metadata[setting] = json.dumps(load_json(file, "the settings of a model"))
     return tensors, metadata
 
 
