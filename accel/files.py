@@ -4,6 +4,7 @@ its content is believed. Beside them the pack's own files of both kinds."""
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,11 +16,12 @@ from torch import Tensor
 from .version import PACK_VERSION
 from .writing import replacing
 
-# Bytes of a JSON text and of a safetensors header. Read, a text of brackets takes thirty times its size.
+# Bytes of a JSON text and of a safetensors header.
 JSON_LIMIT = 8 << 20
 HEADER_LIMIT = 32 << 20
-# What else no file needs that is not broken or made to break something: lists within lists, tensors, and digits of a
-# whole number, which a float must hold.
+# What else no file needs that is not broken or made to break something: values of a text, lists within lists, tensors,
+# and digits of a whole number, which a float must hold.
+VALUE_LIMIT = 500_000
 DEPTH_LIMIT = 200
 TENSOR_LIMIT = 50_000
 DIGIT_LIMIT = 308
@@ -31,9 +33,18 @@ def parse_json(text: str | bytes) -> Any:
     if len(text) > JSON_LIMIT:
         raise ValueError(f"more than {_megabytes(JSON_LIMIT)} of text")
     try:
-        content = json.loads(text, parse_int=_whole_number)
-    except (RecursionError, json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(_TOO_DEEP if isinstance(error, RecursionError) else f"no JSON ({error})") from error
+        if isinstance(text, bytes):
+            text = text.decode(json.detect_encoding(text))
+        # In a text that is refused, or in one of its strings, such numbers would do no harm; to find out costs more.
+        if _LONG_NUMBER.search(text):
+            raise ValueError(f"a number of more than {DIGIT_LIMIT} digits")
+        if sum(map(text.count, "[{,")) > VALUE_LIMIT:
+            raise ValueError(f"more than {VALUE_LIMIT} values")
+        content = json.loads(text)
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"no JSON ({error})") from error
+    except RecursionError as error:
+        raise ValueError(_TOO_DEEP) from error
     _need_shallow(content)
     return content
 
@@ -171,13 +182,14 @@ def _broken(path: Path, reason: str) -> str:
     return f"a broken one ({f'it ends {-behind} bytes early' if behind else reason})"
 
 
+_LONG_NUMBER = re.compile(rf"[0-9]{{{DIGIT_LIMIT + 1}}}")
 _TOO_DEEP = f"brackets within brackets, more than {DEPTH_LIMIT} deep"
 
 
 def _need_shallow(content: Any) -> None:
-    level = [content]
+    level = [content] if isinstance(content, dict | list) else []
     for _ in range(DEPTH_LIMIT):
-        level = [child for node in level if isinstance(node, dict | list) for child in _children(node)]
+        level = [child for node in level for child in _children(node) if isinstance(child, dict | list)]
         if not level:
             return
     raise ValueError(_TOO_DEEP)
@@ -185,12 +197,6 @@ def _need_shallow(content: Any) -> None:
 
 def _children(node: dict[str, Any] | list[Any]) -> Any:
     return node.values() if isinstance(node, dict) else node
-
-
-def _whole_number(digits: str) -> int:
-    if len(digits) > DIGIT_LIMIT:
-        raise ValueError(f"a whole number of {len(digits)} digits")
-    return int(digits)
 
 
 def _reason(error: OSError) -> str:
