@@ -46,15 +46,15 @@ def read(path: str | Path, variant: str = AUTO) -> tuple[Config, dict[str, Tenso
 
 
 def _pickled(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    need_file(path)
     try:
+        need_file(path)
         with path.open("rb") as file:
             archive = file.read(2) == b"PK"
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=archive)
     except FileNotFoundError:
         raise
     except Exception as error:  # Bytes that are no pickle fail in any way.
-        raise ValueError(f"expected a pickle of tensors only, found another file ({_first_line(error)})") from error
+        raise ValueError(f"expected a pickle of tensors only, found {_first_line(error)}") from error
     content = innermost(content)
     if not isinstance(content, dict):
         raise ValueError(f"expected tensors by name, found a {type(content).__name__}")
