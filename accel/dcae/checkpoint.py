@@ -18,7 +18,7 @@ from .wrappers import innermost, need_whole, unwrapped
 
 PICKLES = (".pth", ".pt", ".bin", ".ckpt")
 FLOATS = (torch.float32, torch.bfloat16, torch.float16)
-# Of a file, with what else a whole checkpoint holds; the largest autoencoder has 815.
+# Of a file, with what else a whole checkpoint holds; the largest autoencoder has 474.
 MOST_TENSORS = 10_000
 
 
@@ -48,13 +48,16 @@ def read(path: str | Path, variant: str = AUTO) -> tuple[Config, dict[str, Tenso
 def _pickled(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     try:
         need_file(path)
+    except ValueError as error:
+        raise ValueError(f"expected a pickle of tensors only, found {error}") from error
+    try:
         with path.open("rb") as file:
             archive = file.read(2) == b"PK"
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=archive)
     except FileNotFoundError:
         raise
     except Exception as error:  # Bytes that are no pickle fail in any way.
-        raise ValueError(f"expected a pickle of tensors only, found {_first_line(error)}") from error
+        raise ValueError(f"expected a pickle of tensors only, found another file ({_first_line(error)})") from error
     content = innermost(content)
     if not isinstance(content, dict):
         raise ValueError(f"expected tensors by name, found a {type(content).__name__}")
