@@ -75,8 +75,9 @@ def read(path: Path) -> tuple[list[Capture], dict[str, Any]]:
     try:
         captures = _captures(tensors, metadata)
         provenance = _parsed(metadata, "provenance", dict)
-        if "model" in provenance:
-            _need(isinstance(provenance["model"], dict), "an object of the model", "provenance", provenance["model"])
+        model = provenance.get("model", {})
+        right = isinstance(model, dict) and isinstance(model.get("file", ""), str)
+        _need(right, "a model with the name of its file", "provenance", model)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
     # Copies, once all has been checked: else the file stays mapped, and whoever changes it changes the tensors.
