@@ -68,6 +68,14 @@ def test_core_previews_with_fitted_factors(latent_format, tmp_path):
         ({"version": 9}, "version"),
         ({"autoencoder": "f64c128-in-1.0"}, "f64c128-in-1.0"),
         ({"factors": [[0, 0, 0]] * 4}, "found 4"),
+        ({"factors": None}, "found 0"),
+        ({"factors": [[0.1, 0.2]] * 32}, r"factors: expected a number for each of 3 colours, found \[0.1, 0.2\]"),
+        ({"factors": [[0.1, "0.2", 0.3]] * 32}, "factors: expected a number"),
+        ({"factors": [[0.1, True, 0.3]] * 32}, "factors: expected a number"),
+        ({"factors": [[0.1, float("nan"), 0.3]] * 32}, "factors: expected a number"),
+        ({"bias": None}, "bias: expected a number for each of 3 colours, found None"),
+        ({"bias": [0, 0, float("inf")]}, "bias: expected a number"),
+        ({"autoencoder": ["f32c32-sana-1.0"]}, "found 32 of"),
     ],
 )
 def test_factors_of_something_else(latent_format, tmp_path, changes, words):
