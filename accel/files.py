@@ -13,6 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from .messages import short
 from .version import PACK_VERSION
 from .writing import replacing
 
@@ -123,12 +124,6 @@ def need_file(path: Path) -> None:
     """Raises ValueError saying what was found where it is there but no file: a pipe would be waited for forever."""
     if path.exists() and not path.is_file():
         raise ValueError(f"a {'folder' if path.is_dir() else 'device'}")
-
-
-def short(value: object) -> str:
-    """A value of a file as a message shows it."""
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 def _open(path: Path, most: int) -> tuple[dict[str, Tensor], dict[str, str]]:

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from .. import files
 from ..attention.layout import TokenLayout
+from ..messages import short
 
 FORMAT = "dit-accel/capture"
 VERSION = 1
@@ -130,7 +131,7 @@ def _parsed(metadata: Mapping[str, str], name: str, kind: type) -> Any:
 
 def _need(right: bool, expected: str, where: str, found: object) -> None:
     if not right:
-        raise ValueError(f"{where}: expected {expected}, found {files.short(found)}")
+        raise ValueError(f"{where}: expected {expected}, found {short(found)}")
 
 
 def _is_count(value: object) -> bool:

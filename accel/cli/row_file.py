@@ -7,7 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from ..files import load_json, short
+from ..files import load_json
+from ..messages import short
 from ..writing import replacing
 from . import Problem
 

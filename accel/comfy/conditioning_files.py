@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from .. import files
+from ..messages import short
 
 FORMAT = "dit-accel/conditioning"
 VERSION = 1
@@ -102,12 +103,12 @@ def _from_tree(tree: dict[str, Any], tensors: dict[str, Tensor]) -> Any:
     if kind == "dict":
         return {key: _from_tree(part, tensors) for key, part in content.items()}
     if not isinstance(content, list):
-        raise TypeError(f"{kind} of {files.short(content)}")
+        raise TypeError(f"{kind} of {short(content)}")
     parts = [_from_tree(part, tensors) for part in content]
     if kind == "nested":
         from comfy.nested_tensor import NestedTensor
 
         if not parts or not all(isinstance(part, Tensor) for part in parts):
-            raise TypeError(f"nested {files.short(content)}")
+            raise TypeError(f"nested {short(content)}")
         return NestedTensor(parts)
     return {"list": list, "tuple": tuple}[kind](parts)

@@ -6,7 +6,7 @@ import os
 import re
 from pathlib import PurePath
 
-from ..files import short
+from ..messages import short
 
 # Bytes. The longest name that file systems take has 255; a number, the suffix and the process are added.
 LONGEST = 200

@@ -8,7 +8,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..files import mapped, need_file, short
+from ..files import mapped, need_file
+from ..messages import short
 from .config import Config
 from .detect import detect_format
 from .hints import AUTO, gather

@@ -9,7 +9,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from ..files import load_json, parse_json, short
+from ..files import load_json, parse_json
+from ..messages import short
 from .config import RELU, RES, SILU, Config, Stage
 
 AUTO = "auto"

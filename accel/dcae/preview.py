@@ -11,7 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..files import read_json, short
+from ..files import read_json
+from ..messages import short
 from .config import Config
 
 # The files of `dit-accel fit-preview`.

@@ -10,7 +10,8 @@ from typing import Any, NamedTuple
 
 import torch
 
-from ...files import read_json, short, write_json
+from ...files import read_json, write_json
+from ...messages import short
 from .costs import Terms
 
 FORMAT, VERSION = "dit-accel/gate", 1

@@ -8,7 +8,8 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, TypeGuard
 
-from ...files import read_json, short, write_json
+from ...files import read_json, write_json
+from ...messages import short
 
 FORMAT, VERSION = "dit-accel/profile", 1
 ERROR, SPEED = "error", "speed"

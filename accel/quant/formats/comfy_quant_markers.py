@@ -13,7 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...files import JSON_LIMIT, parse_json, short
+from ...files import JSON_LIMIT, parse_json
+from ...messages import short
 from .checks import expect
 
 MARKER = ".comfy_quant"
