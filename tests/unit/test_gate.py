@@ -295,14 +295,6 @@ def test_whatever_is_wrong_with_a_file_it_is_named_once_and_the_others_are_read(
     record.getMessage().encode()
 
 
-def test_costs_that_are_huge_whole_numbers_are_compared_all_the_same(fit_file):
-    content = json.loads(fit_file.path.read_text())
-    costs = dict.fromkeys(content["costs"], 10**307)
-    fit_file.path.write_text(json.dumps({**content, "costs": costs}))
-    found = fits.read_fit(fit_file.path).costs
-    assert dense_work(Size(40, 75_600, 75_600, 128)).milliseconds(found) > 0
-
-
 # Decisions
 
 

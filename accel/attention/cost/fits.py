@@ -61,8 +61,7 @@ def read_fit(path: Path) -> Fit:
         )
     if not costs["dense"]:
         raise ValueError(f"{path}: costs: expected a dense cost above 0, found 0")
-    # As floats: products of large whole numbers have no end.
-    return Fit(card, versions, Terms(**{name: float(cost) for name, cost in costs.items()}), path)
+    return Fit(card, versions, Terms(**costs), path)
 
 
 def read_fits(paths: Iterable[Path]) -> list[Fit]:

@@ -108,11 +108,9 @@ def _profile(content: dict[str, Any]) -> Profile:
             )
     check_target(content["target"], content["target_value"])
     values = {item.name: content[item.name] for item in fields(Profile)}
-    values["layers"] = tuple(layers)
-    # As floats: a whole number of a file may be larger than tensors take.
-    for name in ("density", "error"):
-        values[name] = tuple(map(float, values[name]))
-    return Profile(**{**values, "top_p": tuple(tuple(map(float, row)) for row in content["top_p"])})
+    for name in ("layers", "density", "error"):
+        values[name] = tuple(values[name])
+    return Profile(**{**values, "top_p": tuple(tuple(row) for row in content["top_p"])})
 
 
 def _number(value: object) -> TypeGuard[float]:
