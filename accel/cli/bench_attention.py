@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from .bench_session import start
 from .columns import Column, columns_of, milliseconds
 from .needs import REFERENCE_NOTE
+from .row_file import shown
 from .table import table
 
 if TYPE_CHECKING:
@@ -28,6 +29,8 @@ def run(options: argparse.Namespace, make_peers: Callable[[], Peers] | None = No
     """Prints the table, and writes options.json after every row if asked. make_peers: other people's attention, to be
     measured beside ours. Raises Problem when something is missing. Returns 1 if a row of ours failed."""
     session = start(options, KIND)
+    # Earlier rows stand in the table at the end: what it cannot show is said before hours of measuring.
+    shown(show, session.rows.rows, f"--resume: {options.json}")
     from ..attention.budget import Budget
     from ..bench.pattern_row import formats_of
     from ..bench.sweep import NO_PEERS, Target, rows_of

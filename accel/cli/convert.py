@@ -6,8 +6,8 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..files import replacing
 from ..version import PACK_VERSION
+from ..writing import replacing
 from . import Problem
 from .needs import need_writable_file
 

@@ -4,13 +4,11 @@ the pack reads the file yet."""
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..files import replacing
-from ..version import PACK_VERSION
+from ..files import write_json
 from . import Problem
 from .needs import need_writable_file
 
@@ -56,17 +54,13 @@ def run(options: argparse.Namespace) -> int:
     except ValueError as error:
         raise Problem(f"--{error}") from error
     content = {
-        "format": KIND,
-        "version": VERSION,
-        "pack": PACK_VERSION,
         "autoencoder": config.name,
         "factors": preview.factors.tolist(),
         "bias": preview.bias.tolist(),
         "pictures": len(latents),
         "r2": preview.r2,
     }
-    with replacing(options.output) as partial:
-        partial.write_text(json.dumps(content, indent=1) + "\n", "utf-8")
+    write_json(options.output, KIND, VERSION, content)
     print(f"{options.output}: {config.name}, {len(latents)} pictures, {preview.r2:.0%} of their variance")
     return 0
 

@@ -7,7 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from ..files import parse_json, replacing
+from ..files import load_json
+from ..messages import short
+from ..writing import replacing
 from . import Problem
 
 VERSION = 2
@@ -50,16 +52,29 @@ def machine_words(machine: dict[str, Any]) -> str:
 
 
 def read(path: Path, option: str, *kinds: str) -> dict[str, Any]:
-    """A file that `Rows` wrote. Raises Problem naming `option` and the file where it is none of `kinds`."""
-    expected = f"{option}: {path}: expected rows of {' or '.join(kinds)}, version {VERSION}"
+    """A file that `Rows` wrote; what the fields of its rows hold is not checked. Raises Problem naming `option` and the
+    file where it is none of `kinds` or has no rows."""
+    what = f"rows of {' or '.join(kinds)}, version {VERSION}"
     try:
-        report = parse_json(path.read_text("utf-8"))
-        actual = f"{report['format']}, version {report['version']}"
-        known = report["format"] in kinds and report["version"] == VERSION and isinstance(report["rows"], list)
-    except OSError as error:
-        raise Problem(f"{expected}, found no readable file ({error.strerror})") from error
-    except (ValueError, KeyError, TypeError) as error:
-        raise Problem(f"{expected}, found something else ({error!r})") from error
-    if not known:
-        raise Problem(f"{expected}, found {actual}")
+        report = load_json(path, what)
+    except ValueError as error:
+        raise Problem(f"{option}: {error}") from error
+    expected = f"{option}: {path}: expected {what}"
+    actual = (report.get("format"), report.get("version")) if isinstance(report, dict) else report
+    if not isinstance(actual, tuple) or actual[0] not in kinds or actual[1] != VERSION:
+        raise Problem(f"{expected}, found {short(actual)}")
+    if not isinstance(report.get("machine"), dict) or not isinstance(report.get("rows"), list):
+        raise Problem(f"{expected}, found no machine or no rows")
+    for row in report["rows"]:
+        if not isinstance(row, dict) or not isinstance(row.get("machine"), str):
+            raise Problem(f"{expected}, each with its machine, found {short(row)}")
     return report
+
+
+def shown(show: Callable[[list[dict[str, Any]]], str], rows: list[dict[str, Any]], where: str) -> str:
+    """What `show` makes of rows that `read` gave. Raises Problem naming `where`, the option and the file, when fields
+    are missing or of another kind than the bench writes."""
+    try:
+        return show(rows)
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        raise Problem(f"{where}: expected the fields that the bench writes, found others ({error!r})") from error

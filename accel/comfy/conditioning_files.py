@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from .. import files
+from ..messages import short
 
 FORMAT = "dit-accel/conditioning"
 VERSION = 1
@@ -39,12 +40,14 @@ def load(path: Path) -> list[Any]:
     what was found, when it is no conditioning file or not whole."""
     tensors, metadata = files.read(path, FORMAT, VERSION)
     try:
-        conditioning = _from_tree(json.loads(metadata["tree"]), tensors)
+        tree = files.parse_json(metadata["tree"])
+        conditioning = _from_tree(tree, tensors)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path}: expected a whole conditioning file, found a broken tree ({error!r})") from error
     if not _is_conditioning(conditioning):
         raise ValueError(f"{path}: expected {_PAIRS}, found something else")
-    return conditioning
+    # Copies, once all has been checked: else the file stays mapped, and whoever changes it changes the tensors.
+    return _from_tree(tree, {name: tensor.clone() for name, tensor in tensors.items()})
 
 
 def _is_conditioning(value: Any) -> bool:
@@ -99,9 +102,13 @@ def _from_tree(tree: dict[str, Any], tensors: dict[str, Tensor]) -> Any:
         return content
     if kind == "dict":
         return {key: _from_tree(part, tensors) for key, part in content.items()}
+    if not isinstance(content, list):
+        raise TypeError(f"{kind} of {short(content)}")
     parts = [_from_tree(part, tensors) for part in content]
     if kind == "nested":
         from comfy.nested_tensor import NestedTensor
 
+        if not parts or not all(isinstance(part, Tensor) for part in parts):
+            raise TypeError(f"nested {short(content)}")
         return NestedTensor(parts)
     return {"list": list, "tuple": tuple}[kind](parts)

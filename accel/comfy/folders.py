@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from .filename_prefix import checked
+
 BUNDLED = Path(__file__).parents[2] / "workflows" / "models"
 FOLDER = "dit_accel"
 GATE = "gate"  # the folder in it for what `dit-accel bench gate` measured
@@ -36,19 +38,23 @@ def own_files(suffix: str) -> list[str]:
     import folder_paths
 
     names = folder_paths.get_filename_list(FOLDER)
-    return [name for name in names if name.endswith(suffix) and Path(name).parts[0] != GATE]
+    return [name for name in names if name.endswith(suffix) and Path(name).parts[0].casefold() != GATE]
 
 
 def new_file(prefix: str, suffix: str) -> tuple[Path, str]:
     """Path of a file to write in models/dit_accel, and its name as loading nodes list it. prefix: the start of its
-    name, with folders; a number is added. Raises ValueError naming filename_prefix if it is none."""
+    name, with folders; a number is added. Raises ValueError naming filename_prefix where no such file can be."""
     import folder_paths
 
-    start = os.path.normpath(prefix)
     # What lies in the gate's folder is taken for its measurements.
-    if os.path.basename(start) in ("", ".", "..") or Path(start).parts[0] == GATE:
-        raise ValueError(f"filename_prefix: expected the start of a file name, found {prefix!r}")
-    folder, stem, counter, subfolder, _ = folder_paths.get_save_image_path(start, str(own_folder()))
+    start = checked(prefix, GATE)
+    try:
+        folder, stem, counter, subfolder, _ = folder_paths.get_save_image_path(start, str(own_folder()))
+    except Exception as error:  # Core refuses a link out of the folder with a bare Exception.
+        reason = str(error).splitlines()[0]
+        raise ValueError(
+            f"filename_prefix: expected a folder that can be written to, found {prefix!r} ({reason})"
+        ) from error
     name = f"{stem}_{counter:05}_{suffix}"
     return Path(folder, name), os.path.join(subfolder, name)
 

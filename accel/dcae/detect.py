@@ -14,8 +14,8 @@ from .keys import FORMATS, Format, place
 from .shapes import Shape
 from .structure import structure
 
-# What packers put before the names of an autoencoder's tensors.
-_PREFIX = re.compile(r"((?:(?:vae|first_stage_model|model|autoencoder|dcae)\.)*)(?:encoder|decoder)\.")
+# What stands before the names of an autoencoder's tensors: the packer's word for it.
+_PREFIX = re.compile(r"((?:.*\.)?)(?:encoder|decoder)\.")
 # Other autoencoders that people have in the same folder: a tensor of theirs and, where others have it too, its shape
 # without the output channels.
 _OTHERS = (

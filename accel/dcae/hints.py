@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from ..files import parse_json
+from ..files import load_json, parse_json
+from ..messages import short
 from .config import RELU, RES, SILU, Config, Stage
 
 AUTO = "auto"
 # safetensors metadata that may name the model.
 _METADATA_NAMES = ("model_name", "modelspec.title", "modelspec.architecture")
 # What makes a text speak of a DC-AE at all: its name, or a size such as f32c32.
-_SIZE = re.compile(r"f(\d+)c(\d+)")
+_SIZE = re.compile(r"f([0-9]{1,9})c([0-9]{1,9})")
 _DCAE = re.compile(r"dc[-_. ]?ae|sana")
 # f32c32-in-1.0-256px has the tensors of f32c32-in-1.0 and a scale of its own, which is not published.
 _UNKNOWN_SCALE = "256px"
@@ -66,7 +68,7 @@ class Hints:
         acts = self._setting("decoder_act_fns", "silu", (str, list, tuple))
         acts = [acts] * len(config.decoder) if isinstance(acts, str) else acts
         if len(acts) != len(config.decoder) or any(act not in (RELU, SILU) for act in acts):
-            raise ValueError(f"config.json: decoder_act_fns: expected relu or silu for each stage, found {acts}")
+            raise ValueError(f"config.json: decoder_act_fns: expected relu or silu for each stage, found {short(acts)}")
         final = self._setting("decoder_conv_act_fn", RELU, (str,))
         if final not in (RELU, SILU):
             raise ValueError(f"config.json: decoder_conv_act_fn: expected relu or silu, found {final}")
@@ -75,8 +77,8 @@ class Hints:
             decoder=tuple(_acting(stage, act) for stage, act in zip(config.decoder, acts, strict=True)),
             end_shortcuts=self._setting("encoder_out_shortcut", True, (bool,)),
             final_act=final,
-            scale=self._setting("scaling_factor", None, (float, int)),
-            head_dim=self._setting("attention_head_dim", 32, (int,)),
+            scale=self._size("scaling_factor", None, (float, int)),
+            head_dim=self._size("attention_head_dim", 32, (int,)),
         )
 
     def _setting(self, name: str, otherwise: Any, kinds: tuple[type, ...]) -> Any:
@@ -84,7 +86,14 @@ class Hints:
         value = self.settings.get(name, otherwise)
         if value is not otherwise and not isinstance(value, kinds):
             expected = " or ".join(kind.__name__ for kind in kinds)
-            raise ValueError(f"config.json: {name}: expected a {expected}, found {value!r}")
+            raise ValueError(f"config.json: {name}: expected a {expected}, found {short(value)}")
+        return value
+
+    def _size(self, name: str, otherwise: Any, kinds: tuple[type, ...]) -> Any:
+        """As _setting. Raises ValueError too where it is not above 0 and finite."""
+        value = self._setting(name, otherwise, kinds)
+        if value is not otherwise and (isinstance(value, bool) or not 0 < value < math.inf):
+            raise ValueError(f"config.json: {name}: expected a finite number above 0, found {short(value)}")
         return value
 
 
@@ -93,9 +102,12 @@ def gather(path: Path, metadata: Mapping[str, str], variant: str = AUTO) -> Hint
     {"model_name": ...} or diffusers'), by its name and that of its folder."""
     texts, settings = [], {}
     beside = path.with_name("config.json")
-    config = beside.read_text("utf-8", errors="replace") if beside.is_file() else ""
-    for where, text in (("config.json", config), ("metadata", metadata.get("config", ""))):
-        content = _json(text)
+    sources = (
+        ("config.json", lambda: load_json(beside, "settings")),
+        ("metadata", lambda: parse_json(metadata.get("config", ""))),
+    )
+    for where, load in sources:
+        content = _object(load)
         if content.get("_class_name") == "AutoencoderDC":
             settings = settings or content
         for key in ("model_name", "_name_or_path"):
@@ -126,10 +138,10 @@ def _plain(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
 
 
-def _json(text: str) -> dict[str, Any]:
-    """A JSON object; empty where the text is none, for these files are other people's."""
+def _object(load: Callable[[], Any]) -> dict[str, Any]:
+    """A JSON object; empty where there is none, for these files are other people's."""
     try:
-        content = parse_json(text)
+        content = load()
     except ValueError:
         return {}
     return content if isinstance(content, dict) else {}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple
 
 import torch
@@ -52,6 +53,10 @@ _ENDS = (
 )
 
 
+# Of a stage or a layer. More digits, or another script's, are nobody's.
+_NUMBER = "[0-9]{1,9}"
+
+
 @dataclass(frozen=True)
 class Format:
     """A way to name tensors. stages: what holds each side's stages; between: the numbers of a stage and of a layer in
@@ -66,6 +71,12 @@ class Format:
     resampling: str
     strided: str
     matrices: tuple[str, ...] = ()
+
+    @cached_property
+    def inside(self) -> re.Pattern[str]:
+        """Names inside the stages: their stages, the two numbers, part and tensor."""
+        stages = "|".join(re.escape(f"{side}.{stages}") for side, stages in self.stages.items())
+        return re.compile(rf"({stages})\.({_NUMBER}){re.escape(self.between)}({_NUMBER})\.(.+)\.(\w+)")
 
 
 class Place(NamedTuple):
@@ -137,16 +148,14 @@ def from_ours(tensors: Mapping[str, Tensor], config: Config, form: Format) -> di
 
 def place(name: str, form: Format) -> Place | None:
     """What a tensor inside the stages is; None for one at the ends, or of another format."""
-    for side, stages in form.stages.items():
-        match = re.fullmatch(rf"{side}\.{stages}\.(\d+){re.escape(form.between)}(\d+)\.(.+)\.(\w+)", name)
-        if match is None:
-            continue
-        stage, index, theirs, tensor = int(match[1]), int(match[2]), match[3], match[4]
-        if theirs in (form.resampling, form.strided):
-            return Place(side, stage, index, "resampling", tensor)
-        part = _part(theirs, form)
-        return part and Place(side, stage, index, part, tensor)
-    return None
+    match = form.inside.fullmatch(name)
+    if match is None:
+        return None
+    side, stage, index, theirs, tensor = match[1].partition(".")[0], int(match[2]), int(match[3]), match[4], match[5]
+    if theirs in (form.resampling, form.strided):
+        return Place(side, stage, index, "resampling", tensor)
+    part = _part(theirs, form)
+    return part and Place(side, stage, index, part, tensor)
 
 
 def _part(theirs: str, form: Format) -> str | None:

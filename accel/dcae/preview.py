@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from ..files import read_json
+from ..messages import short
+from .config import Config
 
 # The files of `dit-accel fit-preview`.
 KIND, VERSION = "dit-accel/preview", 1
@@ -51,3 +57,25 @@ def fit(latents: Sequence[Tensor], pictures: Sequence[Tensor]) -> Fit:
     factors = torch.linalg.solve(squares, inputs.T @ outputs)
     r2 = 1 - (outputs - inputs @ factors).square().sum() / variance
     return Fit(factors, output_mean - input_mean @ factors, r2.item())
+
+
+def read_factors(path: Path, config: Config) -> tuple[list[list[float]], list[float]]:
+    """The factors [C, 3] and the bias [3] of a file of `dit-accel fit-preview`. Raises ValueError naming the file, what
+    was expected and what was found, when it is another file or of another autoencoder."""
+    content = read_json(path, KIND, VERSION)
+    name, factors, bias = (content.get(field) for field in ("autoencoder", "factors", "bias"))
+    count = len(factors) if isinstance(factors, list) else 0
+    if name != config.name or count != config.latent_channels:
+        raise ValueError(
+            f"{path}: expected factors for {config.latent_channels} channels of DC-AE {config.name}, found {count} of "
+            f"{short(name)}"
+        )
+    for field, row in (("bias", bias), *(("factors", row) for row in factors)):
+        if not isinstance(row, list) or len(row) != 3 or not all(map(_is_number, row)):
+            raise ValueError(f"{path}: {field}: expected a number for each of 3 colours, found {short(row)}")
+    # As floats: a whole number of a file may be larger than tensors take.
+    return [[float(x) for x in row] for row in factors], [float(x) for x in bias]
+
+
+def _is_number(value: object) -> bool:
+    return type(value) in (int, float) and math.isfinite(value)

@@ -33,7 +33,7 @@ def structure(shapes: Mapping[str, Shape], form: Format) -> Config:
         )
     channels = _shape(shapes, form, "decoder.conv_in")[1]
     attention = [EVIT in (stage.block for stage in stages) for stages in (encoder, decoder)]
-    grouped = [shape for name, shape in _tensors(sides) if name.endswith(".grouped.weight")]
+    grouped = [shape for name, shape in _tensors(sides) if name.endswith(".grouped.weight") and len(shape) == 4]
     return Config(
         f"f{2 ** (len(encoder) - 1)}c{channels}",
         channels,
@@ -69,6 +69,8 @@ def _stages(side: str, stages: Mapping[int, Layers]) -> tuple[Stage, ...]:
     if not stages:
         raise ValueError(f"expected stages in the {side}, found none")
     result = [_stage(side, index, stages[index]) for index in range(max(stages) + 1)]
+    if not any(stage.depth for stage in result):
+        raise ValueError(f"expected blocks in the {side}, found none")
     if not result[0].depth and len(result) > 1:
         # No tensor has the width of a stage without any; that of the next is as good.
         result[0] = Stage(result[1].width, 0)
@@ -84,6 +86,11 @@ def _stage(side: str, index: int, layers: Layers) -> Stage:
     # By the highest number, so that a block which is missing between others is missed later, by name.
     depth = max(blocks) + (0 if side == "decoder" and _resamples(layers[0]) else 1)
     tensors = [tensor for block in blocks.values() for tensor in block.items()]
+    if depth > len(tensors):
+        raise ValueError(
+            f"expected blocks one after another in stage {index} of the {side}, found a number {max(blocks)} and "
+            f"{len(tensors)} tensors in all"
+        )
     names = {name for name, _ in tensors}
     widths = Counter(
         shape[0]
@@ -98,7 +105,11 @@ def _stage(side: str, index: int, layers: Layers) -> Stage:
     if any(name.startswith(("conv1.", "conv2.")) for name in names):
         batch = "norm.running_mean" in names
         return Stage(width, depth, RES, norm=BATCH if batch else RMS, act=RELU if batch else SILU)
-    kernels = {name: shape[-1] for name, shape in tensors if name.endswith(".depthwise.weight") and ".scales." in name}
+    kernels = {
+        name: shape[-1]
+        for name, shape in tensors
+        if name.endswith(".depthwise.weight") and ".scales." in name and len(shape) == 4
+    }
     return Stage(width, depth, EVIT, tuple(kernels[name] for name in sorted(kernels)))
 
 

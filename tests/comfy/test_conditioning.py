@@ -175,6 +175,10 @@ def rewrite(path, **changes):
         (lambda path: rewrite(path, tree=json.dumps({"list": [{"tensor": "00009"}]})), "found a broken tree"),
         (lambda path: rewrite(path, tree=json.dumps({"set": []})), "found a broken tree"),
         (lambda path: rewrite(path, tree=json.dumps(["list"])), "found a broken tree"),
+        (lambda path: rewrite(path, tree=json.dumps({"list": "ab"})), "found a broken tree"),
+        (lambda path: rewrite(path, tree=json.dumps({"nested": []})), "found a broken tree"),
+        (lambda path: rewrite(path, tree=json.dumps({"nested": [{"value": 1}]})), "found a broken tree"),
+        (lambda path: rewrite(path, tree='{"list":[' * 20_000), "found a broken tree"),
         (lambda path: rewrite(path, tree=json.dumps({"list": [{"tensor": "00000"}]})), "found something else"),
     ],
 )
@@ -184,3 +188,23 @@ def test_a_bad_file_is_refused_with_its_name(comfy, tmp_path, damage, found):
     damage(path)
     with pytest.raises(ValueError, match=rf"bad one\.safetensors: expected .*{found}"):
         files.load(path)
+
+
+def test_nothing_is_copied_before_all_is_believed(comfy, tmp_path, monkeypatch):
+    path = tmp_path / "c.safetensors"
+    files.save(path, [[torch.zeros(1, 2, 3), {}]])
+    monkeypatch.setattr(torch.Tensor, "clone", lambda x: pytest.fail("copied"))
+    for changes in ({"format": "dit-accel/profile"}, {"version": "2"}, {"tree": "["}, {"tree": '{"value": 1}'}):
+        rewrite(path, **changes)
+        with pytest.raises(ValueError, match="expected"):
+            files.load(path)
+
+
+def test_a_tensor_that_is_named_a_thousand_times_is_copied_once(comfy, tmp_path, monkeypatch):
+    path, copies, clone = tmp_path / "c.safetensors", [], torch.Tensor.clone
+    files.save(path, [[torch.zeros(1, 2, 3), {}]])
+    entry = {"list": [{"tensor": "00000"}, {"dict": {}}]}
+    rewrite(path, tree=json.dumps({"list": [entry] * 1000}))
+    monkeypatch.setattr(torch.Tensor, "clone", lambda x: copies.append(1) or clone(x))
+    assert len(files.load(path)) == 1000
+    assert len(copies) == 1

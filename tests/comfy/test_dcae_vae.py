@@ -8,6 +8,7 @@ import torch
 from safetensors.torch import load_file
 
 from dit_accel.tests.support.closeness import distance
+from dit_accel.tests.support.dcae_files import diffusers_settings
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 FILES = ("dcae_mit_sana_like", "dcae_mit_mix_like")
@@ -180,3 +181,42 @@ def test_a_second_patcher_of_the_same_file(vae):
     assert other.model is not vae.first_stage_model
     latent = large(vae)
     assert torch.equal(other.model.decode(latent), vae.first_stage_model.decode(latent))
+
+
+def saved_alone(vae, folder):
+    saver = importlib.import_module("comfy_extras.nodes_model_merging").VAESave()
+    saver.output_dir = str(folder)
+    saver.save(vae, "vae")
+
+
+def saved_with_a_model(vae, folder):
+    saver = importlib.import_module("comfy_extras.nodes_model_merging").CheckpointSave()
+    saver.output_dir = str(folder)
+    tiny = importlib.import_module("dit_accel.tests.comfy.tiny")
+    saver.save(tiny.CASES[0].model(), None, vae, "whole")
+
+
+@pytest.mark.parametrize("save", [saved_alone, saved_with_a_model])
+def test_what_saving_nodes_write_loads_again(autoencoder, vae, golden, tmp_path, save):
+    save(vae, tmp_path)
+    (path,) = tmp_path.iterdir()
+    again = autoencoder.load(path, "auto", "fp32")
+    assert again.config == vae.config
+    latent = large(vae)
+    assert torch.equal(again.decode(latent), vae.decode(latent))
+    # Those of MIT's code, which made the golden file.
+    assert load_file(golden[0]).keys() <= {name.removeprefix("vae.") for name in load_file(path)}
+
+
+def test_what_saving_nodes_write_loads_in_diffusers(vae, golden, tmp_path):
+    from diffusers import AutoencoderDC
+    from diffusers.loaders.single_file_utils import convert_autoencoder_dc_checkpoint_to_diffusers
+
+    saved_alone(vae, tmp_path)
+    (path,) = tmp_path.iterdir()
+    model = AutoencoderDC(**diffusers_settings(vae.config)).eval()
+    model.load_state_dict(convert_autoencoder_dc_checkpoint_to_diffusers(load_file(path)))
+    _, io = golden
+    with torch.no_grad():
+        assert close(model.decode(io["latent"]).sample, io["reconstruction"])
+        assert close(model.encode(io["image"]).latent, io["latent"])

@@ -61,6 +61,14 @@ def test_core_previews_with_fitted_factors(latent_format, tmp_path):
     assert image.getpixel((0, 0)) == tuple(int((value + 1) / 2 * 255) for value in (0.0, 0.1, 0.2))
 
 
+def test_whole_numbers_are_factors_too(latent_format, tmp_path):
+    import latent_preview
+
+    found = latent_format(SANA, written(tmp_path / "factors.json", factors=[[0, 1, 10**300]] * 32, bias=[1, -1, 0]))
+    previewer = latent_preview.Latent2RGBPreviewer(found.latent_rgb_factors, found.latent_rgb_factors_bias)
+    assert previewer.decode_latent_to_preview(torch.zeros(1, 32, 1, 1)).size == (1, 1)
+
+
 @pytest.mark.parametrize(
     "changes, words",
     [
@@ -68,6 +76,14 @@ def test_core_previews_with_fitted_factors(latent_format, tmp_path):
         ({"version": 9}, "version"),
         ({"autoencoder": "f64c128-in-1.0"}, "f64c128-in-1.0"),
         ({"factors": [[0, 0, 0]] * 4}, "found 4"),
+        ({"factors": None}, "found 0"),
+        ({"factors": [[0.1, 0.2]] * 32}, r"factors: expected a number for each of 3 colours, found \[0.1, 0.2\]"),
+        ({"factors": [[0.1, "0.2", 0.3]] * 32}, "factors: expected a number"),
+        ({"factors": [[0.1, True, 0.3]] * 32}, "factors: expected a number"),
+        ({"factors": [[0.1, float("nan"), 0.3]] * 32}, "factors: expected a number"),
+        ({"bias": None}, "bias: expected a number for each of 3 colours, found None"),
+        ({"bias": [0, 0, float("inf")]}, "bias: expected a number"),
+        ({"autoencoder": ["f32c32-sana-1.0"]}, "found 32 of"),
     ],
 )
 def test_factors_of_something_else(latent_format, tmp_path, changes, words):

@@ -17,7 +17,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from dit_accel.accel.files import replacing
+from dit_accel.accel.writing import replacing
 
 # All clips are read at this size (5 : 3, cropped around the centre); smaller ones are made from it.
 HEIGHT, WIDTH = 288, 480

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from dit_accel.accel.files import replacing
+from dit_accel.accel.writing import replacing
 from dit_accel.tests.train import clips
 from dit_accel.tests.train.core import latent_statistics, make_vae
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dit_accel.accel.files import replacing
+from dit_accel.accel.writing import replacing
 
 WARM_UP = 100
 DECAY = 0.3  # of all steps, at the end, linearly to zero

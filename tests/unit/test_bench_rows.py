@@ -123,6 +123,31 @@ def test_speed_ups_are_over_the_fastest_dense_attention_and_the_slower_medians()
     assert bench_attention.show(given[2:]).splitlines()[-1].split()[-1] == "7.20"
 
 
+MACHINE = {"device": "d", "torch": "t", "pack": "p"}
+
+
+@pytest.mark.parametrize(
+    ("rows", "words"),
+    [
+        (None, "found no machine or no rows"),
+        ([3], "each with its machine, found 3"),
+        ([{"machine": None}], "each with its machine, found {'machine': None}"),
+        ([{"machine": "m", "error": "x"}], "expected the fields that the bench writes, found others"),
+        ([{"machine": "m"}], "expected the fields that the bench writes, found others (KeyError('pattern'))"),
+    ],
+)
+def test_rows_of_something_else_are_refused_before_anything_is_measured(tmp_path, monkeypatch, capsys, rows, words):
+    monkeypatch.setattr(sweep, "measure", lambda *_: pytest.fail("measured"))
+    path = tmp_path / "rows.json"
+    path.write_text(json.dumps({"format": bench_attention.KIND, "version": 2, "machine": MACHINE, "rows": rows}))
+    assert attention(path, "--resume", "--no-baselines") == 1
+    error = capsys.readouterr().err
+    assert f"--resume: {path}" in error and words in error
+    assert main(["show", str(path)]) == 1
+    error = capsys.readouterr().err
+    assert f"files: {path}" in error and words in error
+
+
 @pytest.mark.parametrize("content", ["text", "[]", '{"format": "dit-accel/bench-quality", "version": 1, "rows": []}'])
 def test_a_file_that_cannot_be_gone_on_with_is_named(tmp_path, capsys, content):
     path = tmp_path / "rows.json"

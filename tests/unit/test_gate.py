@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 import sys
 from itertools import pairwise
 from types import SimpleNamespace
@@ -252,6 +253,48 @@ def test_what_is_no_json_object_is_named_and_ignored(tmp_path, caplog, text):
     assert str(path) in caplog.text
 
 
+def text(content):
+    return lambda path: path.write_bytes(content)
+
+
+def linked(target):
+    return lambda path: path.symlink_to(target)
+
+
+BROKEN = {
+    "nothing": text(b""),
+    "deep": text(b"[" * 100_000),
+    "digits": lambda path: path.write_text(
+        json.dumps({"format": fits.FORMAT, "version": 1, "card": "c", "software": {"torch": "2", "triton": "3"}})[:-1]
+        + f', "costs": {{"dense": {"9" * 401}}}}}'
+    ),
+    "words": lambda path: path.write_text(
+        json.dumps({"format": fits.FORMAT, "version": 1, "card": "c", "software": {"torch": [], "triton": None}})
+    ),
+    "9 MB": text(b" " * (9 << 20)),
+    "no text": text(b"\xff\xfe\xfd"),
+    "a folder": lambda path: path.mkdir(),
+    "a pipe": os.mkfifo,
+    "a device": linked("/dev/zero"),
+    "a link to nothing": linked("/nothing/here"),
+    "a link to itself": lambda path: path.symlink_to(path),
+}
+
+
+@pytest.mark.parametrize("make", BROKEN.values(), ids=BROKEN)
+@pytest.mark.parametrize("name", ["bad.json", os.fsdecode(b"b\xe4d.json")])
+def test_whatever_is_wrong_with_a_file_it_is_named_once_and_the_others_are_read(fit_file, make, name, caplog):
+    bad = fit_file.path.with_name(name)
+    make(bad)
+    with caplog.at_level(logging.WARNING):
+        assert fits.read_fits([bad, fit_file.path]) == [fit_file]
+    (record,) = caplog.records
+    written = str(bad).encode(errors="backslashreplace").decode()
+    assert f"{written}: " in record.getMessage()
+    assert "expected" in record.getMessage() and "found" in record.getMessage()
+    record.getMessage().encode()
+
+
 # Decisions
 
 
@@ -456,14 +499,37 @@ def test_what_the_command_writes_the_next_run_reads(comfy_folder, measured, caps
     assert f"Wrote {path}" in text
     assert "ms a round of k-means" in text and "40 heads" in text
     assert len(json.loads(path.read_text("utf-8"))["points"]) == len(timings(KNOWN))
+    (fit,) = started().gate._fits
+    assert (fit.card, fit.path) == ("stand-in card", path)
+    assert fit.costs == pytest.approx(KNOWN, rel=1e-6)
+
+
+def started():
+    """A run as it is at the start of sampling."""
     sampling = SimpleNamespace(percent_to_sigma=lambda percent: 1 - percent)
     patcher = SimpleNamespace(
         model=SimpleNamespace(diffusion_model=torch.nn.Identity()), get_model_object=lambda name: sampling
     )
-    run = Patch(Settings())._start(patcher, torch.zeros(1, 16, 1, 8, 8), torch.linspace(1, 0, 5))
-    (fit,) = run.gate._fits
-    assert (fit.card, fit.path) == ("stand-in card", path)
-    assert fit.costs == pytest.approx(KNOWN, rel=1e-6)
+    return Patch(Settings())._start(patcher, torch.zeros(1, 16, 1, 8, 8), torch.linspace(1, 0, 5))
+
+
+def test_sampling_starts_beside_broken_files(comfy_folder, card, caplog):
+    folder = comfy_folder / "models" / "dit_accel" / "gate"
+    folder.mkdir(parents=True)
+    for number, make in enumerate(BROKEN.values()):
+        make(folder / f"bad {number}.json")
+    good = fits.Fit("stand-in card", fits.software(), KNOWN, folder / "card.json")
+    fits.write_fit(good, [])
+    with caplog.at_level(logging.WARNING):
+        assert started().gate._fits == [good]
+    assert [record.getMessage().count(str(folder)) for record in caplog.records] == [1] * len(BROKEN)
+
+
+def test_a_file_in_the_place_of_the_gates_folder_is_no_folder(comfy_folder):
+    place = comfy_folder / "models" / "dit_accel" / "gate"
+    place.parent.mkdir(parents=True)
+    place.touch()
+    assert models.gate_files() == []
 
 
 def test_a_comfyui_without_our_folder_has_no_files(monkeypatch):

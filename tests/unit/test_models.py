@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from dit_accel.accel.comfy import folders
+from dit_accel.accel.writing import replacing
 
 
 @pytest.fixture
@@ -52,14 +53,87 @@ def test_a_prefix_that_names_no_file_is_refused(folder, prefix):
         folders.new_file(prefix, ".json")
 
 
-@pytest.mark.parametrize("prefix", ["../outside", "a/../../outside", "/outside"])
+@pytest.mark.parametrize("prefix", ["../outside", "a/../../outside", "/outside", "../own/gate/x", "../own/x"])
 def test_nothing_is_written_outside_the_folder(folder, prefix):
-    with pytest.raises(Exception, match="outside"):
+    with pytest.raises(ValueError, match=r"^filename_prefix: .*found"):
         folders.new_file(prefix, ".json")
+    assert set(folder.parent.rglob("*")) == {folder, folder.parent / "bundled"}
+
+
+def test_a_link_out_of_the_folder_is_refused(folder):
+    (folder / "link").symlink_to(folder.parent / "bundled")
+    with pytest.raises(ValueError, match=r"filename_prefix: expected a folder .*found 'link/x'"):
+        folders.new_file("link/x", ".json")
+
+
+def test_a_file_in_the_place_of_a_folder_is_refused(folder):
+    write(folder / "taken")
+    with pytest.raises(ValueError, match=r"filename_prefix: expected a folder .*found 'taken/x'"):
+        folders.new_file("taken/x", ".json")
+
+
+REFUSED = {
+    "NUL": "a\0b",
+    "a control character": "a\nb",
+    "too long": "x" * 240,
+    "too many bytes": "世" * 80,
+    "too many folders": "a/" * 3000 + "b",
+    "half a character": "\ud800",
+    "a byte that is none": "\udc80",
+    "a device": "CON",
+    "a device with a dot": "a/aux.old",
+    "a device as a folder": "lpt1/a",
+    "a device with a superscript": "COM\u00b2/a",
+    "a device behind a space": "nul /a",
+    "a stream": "a:b",
+    "a drive": "C:/a",
+    "characters of no file": 'what?/is "this"',
+    "a folder that ends in a dot": "a./b",
+    "a folder that is not listed": ".git/a",
+    "likewise in capitals": ".GIT/a",
+    "the folder of the gate": "gate/a",
+    "likewise as a name": "GATE/",
+    "a way around to it": "a/../gate/b",
+}
+
+
+@pytest.mark.parametrize("prefix", REFUSED.values(), ids=REFUSED)
+def test_a_prefix_of_no_possible_file_is_refused_by_name(folder, prefix):
+    with pytest.raises(ValueError, match=r"^filename_prefix: expected .*, found .{1,200}$"):
+        folders.new_file(prefix, ".json")
+    assert not list(folder.iterdir())
+
+
+TAKEN = [
+    "x" * 200,
+    "\u4e16" * 66,
+    "a b",
+    "a.b",
+    ".hidden",
+    "a/b/c",
+    "console",
+    "a/Gate/b",
+    "%year%/a",
+    "-",
+    "ä",
+    "a\\b",
+]
+
+
+@pytest.mark.parametrize("prefix", TAKEN)
+@pytest.mark.parametrize("suffix", [".json", ".safetensors"])
+def test_any_other_prefix_gives_a_file_that_is_listed_under_its_name(folder, prefix, suffix):
+    import folder_paths
+
+    path, name = folders.new_file(prefix, suffix)
+    with replacing(path) as partial:
+        partial.write_text("{}")
+    assert folders.own_files(suffix) == [name]
+    assert Path(folder_paths.get_full_path(folders.FOLDER, name)).samefile(path)
 
 
 def test_files_are_listed_by_kind_and_measurements_of_cards_are_not(folder):
-    for name in ("a.json", "deep/b.json", "c.safetensors", "gate/card.json", "deep/gate/d.json"):
+    for name in ("a.json", "deep/b.json", "c.safetensors", "gate/card.json", "deep/gate/d.json", "Gate/old.json"):
         write(folder / name)
     write(folder.parent / "bundled" / "e.json")
     expected = {"a.json", os.path.join("deep", "b.json"), os.path.join("deep", "gate", "d.json"), "e.json"}

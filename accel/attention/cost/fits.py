@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import torch
 
 from ...files import read_json, write_json
+from ...messages import short
 from .costs import Terms
 
 FORMAT, VERSION = "dit-accel/gate", 1
@@ -46,12 +47,17 @@ def read_fit(path: Path) -> Fit:
     content = read_json(path, FORMAT, VERSION)
     card, versions, costs = (content.get(name) for name in ("card", "software", "costs"))
     if not isinstance(card, str):
-        raise ValueError(f"{path}: card: expected a card's name, found {card!r}")
-    if not isinstance(versions, dict) or versions.keys() != {"torch", "triton"}:
-        raise ValueError(f"{path}: software: expected versions of torch and triton, found {versions!r}")
+        raise ValueError(f"{path}: card: expected a card's name, found {short(card)}")
+    if (
+        not isinstance(versions, dict)
+        or versions.keys() != {"torch", "triton"}
+        or not all(isinstance(version, str) for version in versions.values())
+    ):
+        raise ValueError(f"{path}: software: expected versions of torch and triton, found {short(versions)}")
     if not isinstance(costs, dict) or costs.keys() != set(Terms._fields) or not all(map(_is_cost, costs.values())):
         raise ValueError(
-            f"{path}: costs: expected milliseconds, 0 or more, for each of {', '.join(Terms._fields)}, found {costs!r}"
+            f"{path}: costs: expected milliseconds, 0 or more, for each of {', '.join(Terms._fields)}, "
+            f"found {short(costs)}"
         )
     if not costs["dense"]:
         raise ValueError(f"{path}: costs: expected a dense cost above 0, found 0")
@@ -59,13 +65,15 @@ def read_fit(path: Path) -> Fit:
 
 
 def read_fits(paths: Iterable[Path]) -> list[Fit]:
-    """All that can be read; each bad file is named in a warning."""
+    """All that can be read; each bad file is named in one warning."""
     fits = []
     for path in paths:
         try:
             fits.append(read_fit(path))
         except ValueError as error:
-            log.warning("DiT Accel: this measurement of the gate is ignored. %s", error)
+            # A file's name may be of bytes that no log takes.
+            text = str(error).encode(errors="backslashreplace").decode()
+            log.warning("DiT Accel: this measurement of the gate is ignored. %s", text)
     return fits
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, TypeGuard
 
 from ...files import read_json, write_json
+from ...messages import short
 
 FORMAT, VERSION = "dit-accel/profile", 1
 ERROR, SPEED = "error", "speed"
@@ -94,7 +95,7 @@ def _profile(content: dict[str, Any]) -> Profile:
         if name not in content:
             raise ValueError(f"{name}: expected {expected}, found nothing")
         if not right(content[name]):
-            raise ValueError(f"{name}: expected {expected}, found {_short(content[name])}")
+            raise ValueError(f"{name}: expected {expected}, found {short(content[name])}")
     layers, heads = content["layers"], content["heads"]
     for name in ("top_p", "density", "error"):
         if len(content[name]) != len(layers):
@@ -103,18 +104,13 @@ def _profile(content: dict[str, Any]) -> Profile:
         if not isinstance(row, list) or len(row) != heads or not all(_within(LEAST_TOP_P, 1)(p) for p in row):
             raise ValueError(
                 f"top_p: expected numbers from {LEAST_TOP_P} to 1 for {heads} heads in the row of block {layer}, "
-                f"found {_short(row)}"
+                f"found {short(row)}"
             )
     check_target(content["target"], content["target_value"])
     values = {item.name: content[item.name] for item in fields(Profile)}
     for name in ("layers", "density", "error"):
         values[name] = tuple(values[name])
     return Profile(**{**values, "top_p": tuple(tuple(row) for row in content["top_p"])})
-
-
-def _short(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 def _number(value: object) -> TypeGuard[float]:

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from ...dcae.checkpoint import read
 from ...dcae.config import Config
+from ...dcae.keys import MIT, from_ours
 from ...dcae.network import DCAE
 from ...dcae.peak_memory import peak_bytes, rows_for
 from ..inputs import latent_of
@@ -104,6 +105,10 @@ class Autoencoder(comfy.sd.VAE):
         self.patcher = comfy.model_patcher.CoreModelPatcher(
             self.first_stage_model, load_device=self.device, offload_device=management.vae_offload_device()
         )
+
+    def get_sd(self) -> dict[str, Tensor]:
+        """The tensors as saving nodes write them, under the names of MIT's code: diffusers converts those."""
+        return from_ours(self.first_stage_model.network.state_dict(), self.config, MIT)
 
     def encode_tiled(self, pixel_samples: Tensor, tile_x=None, tile_y=None, overlap=None, tile_t=None, overlap_t=None):
         """As encode, in strips of tile_y pixels: core would average tilings of images, whose tones differ."""

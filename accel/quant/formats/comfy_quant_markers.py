@@ -13,7 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...files import parse_json
+from ...files import JSON_LIMIT, parse_json
+from ...messages import short
 from .checks import expect
 
 MARKER = ".comfy_quant"
@@ -31,7 +32,8 @@ def read_markers(tensors: Mapping[str, Tensor], name: str) -> dict[str, Config]:
         if key.endswith(MARKER):
             where = f"{name}: {key}"
             expect(where, tensor, (torch.uint8,), None)
-            configs[key.removesuffix(MARKER)] = _config(where, _parse(where, tensor.numpy().tobytes()))
+            text = tensor[: JSON_LIMIT + 1].numpy().tobytes()
+            configs[key.removesuffix(MARKER)] = _config(where, _parse(where, text))
     return configs
 
 
@@ -42,10 +44,10 @@ def read_header(metadata: Mapping[str, str], keys: Iterable[str], name: str) -> 
     where = f"{name}: {HEADER}"
     header = _parse(where, metadata[HEADER])
     if not isinstance(header, dict) or not isinstance(header.get("layers"), dict):
-        raise ValueError(f"{where}: expected an object with `layers`, found {_short(header)}")
+        raise ValueError(f"{where}: expected an object with `layers`, found {short(header)}")
     version = header.get("format_version", "1.0")
     if version != "1.0":
-        raise ValueError(f"{where}: expected format_version 1.0, found {_short(version)}")
+        raise ValueError(f"{where}: expected format_version 1.0, found {short(version)}")
     known = set(keys)
     configs = {}
     for layer, config in header["layers"].items():
@@ -68,15 +70,10 @@ def _parse(where: str, text: str | bytes) -> object:
     try:
         return parse_json(text)
     except ValueError as error:
-        raise ValueError(f"{where}: expected JSON, found {_short(text)} ({error})") from error
+        raise ValueError(f"{where}: expected JSON, found {short(text)} ({error})") from error
 
 
 def _config(where: str, config: object) -> Config:
     if not isinstance(config, dict) or not isinstance(config.get("format"), str):
-        raise ValueError(f"{where}: expected an object that names a `format`, found {_short(config)}")
+        raise ValueError(f"{where}: expected an object that names a `format`, found {short(config)}")
     return config
-
-
-def _short(value: object) -> str:
-    text = repr(value)
-    return text if len(text) < 60 else text[:60] + "..."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ...files import mapped
+from ...files import load_json, mapped
 from ..weight4 import Weight4
 from . import comfy_quant, nunchaku
 from .comfy_quant_markers import MARKER
@@ -82,7 +83,7 @@ def _folder(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     for setting in FOLDER_SETTINGS:
         file = path / f"{setting}.json"
         if file.is_file():
-            metadata[setting] = file.read_text(encoding="utf-8")
+            metadata[setting] = json.dumps(load_json(file, "the settings of a model"))
     return tensors, metadata
 
 

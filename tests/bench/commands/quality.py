@@ -9,7 +9,7 @@ from typing import Any
 from dit_accel.accel.cli import Problem
 from dit_accel.accel.cli.needs import kernel_problem, need_patterns, need_writable_file
 from dit_accel.accel.cli.table import table
-from dit_accel.accel.files import replacing
+from dit_accel.accel.writing import replacing
 
 NOTE = (
     "error: relative L2 of the attention output against fp32 dense attention, mean over the calls; in brackets as a "

@@ -21,8 +21,8 @@ from dit_accel.accel.cli.needs import (
     need_writable_file,
 )
 from dit_accel.accel.cli.table import table
-from dit_accel.accel.files import replacing
 from dit_accel.accel.headless.server import GraphFailed, GraphRejected, ServerDied
+from dit_accel.accel.writing import replacing
 
 NOTE = (
     "PSNR in dB / SSIM of the frames against the dense ones, median over prompts and seeds. Each query block keeps the "
