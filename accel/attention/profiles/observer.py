@@ -104,6 +104,11 @@ class Observer:
         """Measuring failed; the run goes on without."""
         self.stopped = reason
 
+    def give_up(self, reason: str) -> None:
+        """As `stop`, and what was measured is lost."""
+        self.stop(reason)
+        self._sums.clear()
+
     def tries(self, step: int) -> bool:
         """Whether a sparse call should be run for its time alone: once at each noise level."""
         level = self._levels[step]

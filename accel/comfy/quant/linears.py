@@ -9,14 +9,16 @@ from contextlib import contextmanager
 import torch
 
 from ...quant.activations import Activations
+from ..compat import unless_out_of_memory
 
 
 @contextmanager
 def watched_linears(network: torch.nn.Module, activations: Activations) -> Iterator[None]:
-    """While it lasts, the inputs of every linear layer of the network go to `activations` under the layer's name."""
+    """While it lasts, the inputs of every linear layer of the network go to `activations` under the layer's name. Where
+    memory runs out, they are stopped, and the network goes on."""
 
     def add(name, module, inputs):
-        activations.add(name, inputs[0])
+        unless_out_of_memory(lambda: activations.add(name, inputs[0]), activations.stop)
 
     hooks = [
         module.register_forward_pre_hook(functools.partial(add, name))
