@@ -81,8 +81,7 @@ def test_compiled_blocks_are_seen(tiny, case):
 
 
 @pytest.mark.thorough
-@pytest.mark.parametrize("block", ["0", "1"])
-@pytest.mark.parametrize("ours_first", [True, False])
+@pytest.mark.parametrize(("block", "ours_first"), [("0", True), ("1", False)])
 def test_spatio_temporal_guidance_leaves_out_its_blocks_alone(tiny, monkeypatch, block, ours_first):
     """LTX-2: a forward in which one block's attention is left out, and no other's."""
     import comfy.ldm.modules.attention as attention
