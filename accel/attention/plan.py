@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
 
 from ...kernels.block_sparse_attention import Tail
+
+PART = 1 << 22  # entries of the map that are counted at once: it is never held whole as fp32
 
 
 @dataclass(frozen=True)
@@ -58,7 +61,16 @@ class SparsePlan:
 
     def density(self) -> torch.Tensor:
         """Kept fraction of the N x N map, averaged over batch and heads: fp32 scalar on the device."""
+        return self.density_by_head().mean()
+
+    def density_by_head(self) -> torch.Tensor:
+        """Kept fraction of each head's N x N map: fp32 [B, H] on the device."""
         query_sizes, key_sizes = self.queries.sizes().float(), self.keys.sizes().float()
-        kept_keys = torch.einsum("bhqk,bhk->bhq", self.keep.float(), key_sizes)
-        kept = (kept_keys * query_sizes).sum(-1)
-        return (kept / (query_sizes.sum(-1) * key_sizes.sum(-1))).mean()
+        batch, heads, *blocks = self.keep.shape
+        step = max(1, PART // (batch * math.prod(blocks)))
+        kept = []
+        for start in range(0, heads, step):
+            some = slice(start, start + step)
+            kept_keys = torch.einsum("bhqk,bhk->bhq", self.keep[:, some].float(), key_sizes[:, some])
+            kept.append((kept_keys * query_sizes[:, some]).sum(-1))
+        return torch.cat(kept, dim=1) / (query_sizes.sum(-1) * key_sizes.sum(-1))

@@ -38,10 +38,11 @@ class Settings:
 
 
 class Run:
-    """Fresh for every sampling run; nothing of it outlives `close` but the summary, which holds numbers alone.
+    """Fresh for every sampling run; nothing of it outlives `free` but the summary, which holds numbers alone.
 
-    sigmas: the schedule, decreasing, the last is its end. start: the latent it began with. observed: whether budgets
-    are measured. dense_reason: set when something failed for good; the rest of the run is then dense.
+    sigmas: the schedule, decreasing, the last is its end. start: the latent it began with, None where it is not known.
+    observed: whether budgets are measured. dense_reason: set when something failed for good; the rest of the run is
+    then dense.
     """
 
     def __init__(
@@ -69,7 +70,7 @@ class Run:
         self.observer = Observer(settings.pattern, budget.max_density, self.steps) if observed else None
         self.tally = Tally()
         self._sigmas = sigmas
-        self._start = start
+        self.start = start
         self._lock = threading.Lock()
         self._forwards = 0
         self._silent = 0  # forwards of which no attention call came by: a cache may skip some
@@ -77,6 +78,7 @@ class Run:
         self._dense: Counter[str] = Counter()
         self._expected = 0
         self._sums = Counter[str]()
+        self._remarks: list[str] = []
 
     def __deepcopy__(self, memo) -> Run:
         """It travels in model options, which other nodes copy; there is one per run all the same."""
@@ -111,8 +113,18 @@ class Run:
         profile = self.budget.profile
         return self.budget.top_p if profile is None else sum(profile.row(block)) / profile.heads
 
+    def remark(self, sentence: str) -> None:
+        """A note for the user, said once."""
+        if sentence not in self._remarks:
+            self._remarks.append(sentence)
+
+    def stop_observing(self, reason: str) -> None:
+        """Nothing more is measured, and what was is given up."""
+        if self.observer is not None:
+            self.observer.give_up(reason)
+
     def add(self, forward: ForwardStatistics) -> None:
-        """Takes in a finished forward; reads its device numbers."""
+        """Takes in a finished forward; reads its device numbers. What was measured needs memory, so it comes last."""
         if not forward.sparse and not forward.dense:
             with self._lock:
                 self._silent += 1
@@ -126,11 +138,11 @@ class Run:
             self._expected += forward.expected
             self.tally.add(forward)
             self.gate.learn(forward.measured)
-            if self.observer is not None:
-                self.observer.learn(forward)
             for call in forward.calls:
                 if call.top_p is not None:
                     self._add_sparse(call)
+            if self.observer is not None:
+                self.observer.learn(forward)
 
     def _add_sparse(self, call: CallNumbers) -> None:
         plan, kernel = call.laps[:2]
@@ -171,10 +183,14 @@ class Run:
             plan_share=sums["plan"] / ((sums["plan"] + sums["kernel"]) or 1.0),
         )
 
-    def close(self, end: Mark | None = None) -> RunSummary:
-        """Frees the state and sums the run up. end: the latent it made, None if it failed."""
+    def free(self) -> None:
+        """Ends it: what it remembers between forwards is forgotten."""
         self.cache.clear()
         self.static.clear()
+
+    def close(self, end: Mark | None = None, *, finished: bool = False) -> RunSummary:
+        """Sums the run up; what was measured needs memory for that. end: the latent it made, None where it is not
+        known. finished: whether it came to its end."""
         self.guard.end()
         recording = None
         if self.observer is not None:
@@ -182,19 +198,24 @@ class Run:
             recording = self.observer.recording(self.model, self.steps, dense_steps)
         return replace(
             self.progress(),
-            notes=self._notes(),
+            notes=self._notes(finished),
             timeline=self.tally.timeline(tuple(self.guard.actions)),
             recording=recording,
-            start=self._start,
+            start=self.start,
             end=end,
         )
 
-    def _notes(self) -> tuple[str, ...]:
-        notes = []
+    def _notes(self, finished: bool) -> tuple[str, ...]:
+        notes = list(self._remarks)
         token_order, pattern = self.settings.token_order, self.settings.pattern
         if token_order != "auto" and not PATTERNS[pattern].token_order:
             notes.append(f"token_order {token_order} has no effect on {pattern}")
         reached = sum(self._sparse.values()) + sum(reasons.of_video(self._dense).values())
+        if finished and self.steps and not self._forwards and not self._silent:
+            notes.append(
+                "no forward pass reached this node: the sampler calls the model with transformer_options of its own, "
+                "or does not call it"
+            )
         if self._silent and not self._sparse:
             notes.append(
                 f"no attention call came by in {self._silent} forward passes: a cache skips them, another node "

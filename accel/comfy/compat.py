@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, TypeVar
 
 from ..attention import reasons
+
+T = TypeVar("T")
 
 # Attributes by which another sparse attention marks its override, and the name to show for it.
 _SPARSE_OVERRIDES = {
@@ -73,12 +75,30 @@ def failure_reason(error: Exception, backend: str) -> str | None:
 
     if isinstance(error, management.InterruptProcessingException):
         return None
-    if management.is_oom(error):
+    if is_out_of_memory(error):
         return reasons.OUT_OF_MEMORY
     if backend == "triton":
         first_line = str(error).strip().partition("\n")[0]
         return f"{reasons.NO_KERNEL}: {type(error).__name__}: {first_line}"
     return None
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether memory ran out, the device's or the host's."""
+    import comfy.model_management as management
+
+    return management.is_oom(error) or isinstance(error, MemoryError) or "DefaultCPUAllocator" in str(error)
+
+
+def unless_out_of_memory(make: Callable[[], T], otherwise: Callable[[], T]) -> T:
+    """make(), or otherwise() where memory runs out in it: for what a run can do without, such as its statistics."""
+    try:
+        return make()
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+    # Outside the except block, so that the traceback no longer holds what make() had.
+    return otherwise()
 
 
 def diffusion_model(base_model):

@@ -17,15 +17,16 @@ class ChannelStatistics(NamedTuple):
 
 
 class Activations:
-    """Adds up what layers are given while `watching`; never waits for the device."""
+    """Adds up what layers are given while `watching`, until it is `stopped`; never waits for the device."""
 
     def __init__(self) -> None:
         self.watching = False
+        self.stopped = False
         self._sums: dict[str, tuple[Tensor, Tensor, int]] = {}
 
     def add(self, name: str, x: Tensor) -> None:
         """x [..., C], the input of the layer `name`."""
-        if not self.watching:
+        if not self.watching or self.stopped:
             return
         x = x.detach().reshape(-1, x.shape[-1])
         if not len(x):
@@ -39,10 +40,15 @@ class Activations:
             largest, squares, rows = torch.maximum(known[0], largest), known[1] + squares, known[2] + rows
         self._sums[name] = largest, squares, rows
 
+    def stop(self) -> None:
+        """Forgets everything: a layer's inputs could not be added."""
+        self.stopped = True
+        self._sums.clear()
+
     def close(self) -> dict[str, ChannelStatistics]:
         """The statistics by layer, on the CPU; nothing is left on the device. Waits for it."""
         sums, self._sums = self._sums, {}
         return {
-            name: ChannelStatistics(largest.cpu(), (squares / rows).cpu(), rows)
+            name: ChannelStatistics(largest.cpu(), squares.cpu() / rows, rows)
             for name, (largest, squares, rows) in sums.items()
         }

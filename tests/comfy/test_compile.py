@@ -78,3 +78,24 @@ def test_compiled_blocks_are_seen(tiny, case):
     assert not is_compiled(model, {})
     model.diffusion_model.blocks[0] = torch.compile(model.diffusion_model.blocks[0], backend="eager")
     assert is_compiled(model, {})
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize(("block", "ours_first"), [("0", True), ("1", False)])
+def test_spatio_temporal_guidance_leaves_out_its_blocks_alone(tiny, monkeypatch, block, ours_first):
+    """LTX-2: a forward in which one block's attention is left out, and no other's."""
+    import comfy.ldm.modules.attention as attention
+    from comfy_extras.nodes_lt import LTXVSpatioTemporalGuidance
+
+    monkeypatch.setattr(attention, "optimized_attention", attention.attention_pytorch)
+    (ltx,) = (case for case in tiny.CASES if case.name == "ltx 2")
+
+    def guided(model):
+        return LTXVSpatioTemporalGuidance.execute(model, 1.0, block, 0.0, 1.0).result[0]
+
+    model = ltx.model()
+    both = compiled(guided(tiny.sparse(model)) if ours_first else tiny.sparse(guided(model)))
+    found, alone = (tiny.sample(each, ltx, cfg=2.0, steps=1) for each in (both, guided(model)))
+    assert_close(found, alone, units=NETWORK)
+    (run,) = tiny.history(both)
+    assert (run.sparse_calls, run.expected) == (3, 4)

@@ -51,3 +51,24 @@ def test_cosmos_predict_2_image(tiny, assert_dense):
 def test_text_as_long_as_the_video(tiny, assert_dense):
     case = dataclasses.replace(named(tiny, "cosmos 1"), text=5 * 6 * 7)
     assert_dense(case, reasons.AMBIGUOUS)
+
+
+def test_images_as_long_as_the_video(tiny, assert_dense, monkeypatch):
+    """First and last frame, 2 x 257 vision tokens: what the call is must not hang on the flag that Wan gives it."""
+    import comfy.ldm.wan.model
+
+    from dit_accel.tests.comfy.tiny.case import Vision
+
+    attend = comfy.ldm.wan.model.optimized_attention
+
+    def without_the_flag(*args, low_precision_attention=True, **kwargs):
+        return attend(*args, **kwargs)
+
+    monkeypatch.setattr(comfy.ldm.wan.model, "optimized_attention", without_the_flag)
+    i2v, latent = named(tiny, "wan i2v"), (1, 16, 2, 2, 2 * 257)
+    images = {
+        "concat_latent_image": tiny.rand(*latent, seed=5),
+        "concat_mask": torch.ones(1, 1, *latent[2:]),
+        "clip_vision_output": Vision(2 * 257, 1280),
+    }
+    assert_dense(dataclasses.replace(i2v, latent=latent, conditions=lambda: images), reasons.AMBIGUOUS)

@@ -3,6 +3,7 @@
 from pathlib import Path
 from types import SimpleNamespace
 
+import pytest
 import torch
 
 from dit_accel.accel.attention import reasons
@@ -18,6 +19,24 @@ def test_wan_refuses_text_as_long_as_the_video():
     latent = torch.empty(1, 16, 2, 16, 32)
     assert wan.layout(model, ForwardInputs(latent, torch.empty(1, 256, 8), {})) == reasons.AMBIGUOUS
     assert wan.layout(model, ForwardInputs(latent, torch.empty(1, 255, 8), {})) == TokenLayout((2, 8, 16))
+
+
+WANS = [path for path, row in FAMILIES.items() if ".wan." in path and "runs dense" not in row.note]
+
+
+@pytest.mark.parametrize("path", WANS, ids=lambda path: path.rpartition(".")[2])
+def test_wan_refuses_vision_tokens_as_many_as_the_videos(path):
+    """Its image cross-attention could not be told from its self-attention: of the first and last frame 2 x 257."""
+    model = SimpleNamespace(patch_size=(1, 2, 2), ref_conv=None)
+    latent, text = torch.empty(1, 16, 2, 2, 2 * 257), torch.empty(1, 20, 8)
+
+    def layout(**tokens):
+        images = {name: torch.empty(1, count, 1280) for name, count in tokens.items()}
+        return FAMILIES[path].layout(model, ForwardInputs(latent, text, images))
+
+    assert layout(clip_fea=514) == reasons.AMBIGUOUS
+    assert layout(clip_fea=257, clip_fea_ref=257) == reasons.AMBIGUOUS
+    assert layout(clip_fea=257) == layout() == TokenLayout((2, 1, 257))
 
 
 def test_ltx2_refuses_audio_as_long_as_the_video():

@@ -210,7 +210,7 @@ def test_call_path_never_reads_the_device(path):
     assert reads_of_the_device(path.read_text("utf-8")) == []
 
 
-@pytest.mark.parametrize("function", ["measure", "_difference", "_density_by_head"])
+@pytest.mark.parametrize("function", ["measure", "_difference"])
 def test_measuring_never_reads_the_device(function):
     """The rest of observer.py runs between forwards, where it may."""
     code = ast.parse((ATTENTION / "profiles" / "observer.py").read_text("utf-8"))

@@ -125,7 +125,7 @@ def test_a_call_is_sampled_and_looked_at_only_while_the_guard_is_on(monkeypatch)
     off.run.guard.on = False
     failing(monkeypatch, sparse_call, "sample", AssertionError("sampled"))
     evaluate(off)
-    assert off.statistics._calls[0].total is None
+    assert not off.statistics._calls[0].watched
     off.statistics.read()
     assert off.statistics.calls[0].sample is None
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -41,18 +41,20 @@ class CallNumbers(NamedTuple):
 
 @dataclass
 class _Call:
+    """numbers: of a sparse call, fp32 on its device: density, part that was capped, the output's total if `watched`,
+    and a Sample if there was one."""
+
     block: int
     watch: Stopwatch | None
-    plan: SparsePlan | None = None
     key: Hashable = None
     top_p: float | None = None
-    total: Tensor | None = None
-    sample: Sample | None = None
+    numbers: Tensor | None = None
+    watched: bool = False
 
 
 @dataclass
 class ForwardStatistics:
-    """Calls of one forward; what the device computed stays there until `read`.
+    """Calls of one forward; what the device computed stays there until `read`. Of a plan only scalars are kept.
 
     sparse: calls by backend, "triton 8-bit" apart from "triton". dense: calls by reason. expected: self-attention
     calls that the family row announces. step: of the sampler, from 0; sigma: its noise level. whole: why all of it is
@@ -79,7 +81,7 @@ class ForwardStatistics:
     trials: list[tuple[float, float]] = field(default_factory=list)
     observing: float = 0.0
     _calls: list[_Call] = field(default_factory=list)
-    _trials: list[tuple[SparsePlan, Stopwatch]] = field(default_factory=list)
+    _trials: list[tuple[Tensor, Stopwatch]] = field(default_factory=list)
     _observing: list[Stopwatch] = field(default_factory=list)
     _was_read: bool = False
 
@@ -102,9 +104,12 @@ class ForwardStatistics:
     ) -> None:
         """One sparse call, with a stopwatch marked at its start, after planning, after execution, and after sampling
         where that was done. key: the call's identity in the run. top_p: the mass that it promises. total: a scalar that
-        is finite if the output is."""
+        is finite if the output is. Never waits; a call whose numbers find no memory is not counted."""
+        density = plan.density()
+        capped = torch.zeros_like(density) if plan.capped is None else plan.capped.mean(dtype=torch.float32)
+        numbers = torch.stack([density, capped, *([] if total is None else [total]), *(sample or ())])
         self.sparse[backend] += 1
-        self._calls.append(_Call(block, watch, plan, key, top_p, total, sample))
+        self._calls.append(_Call(block, watch, key, top_p, numbers, watched=total is not None))
 
     def record_dense(self, block: int, watch: Stopwatch | None) -> None:
         """One dense video self-attention call; its reason is counted apart."""
@@ -112,7 +117,7 @@ class ForwardStatistics:
 
     def record_trial(self, plan: SparsePlan, watch: Stopwatch) -> None:
         """A sparse call, planned and run between two marks of the watch, whose result nobody uses."""
-        self._trials.append((plan, watch))
+        self._trials.append((plan.density(), watch))
 
     def record_observation(self, block: int, measured: tuple[Tensor, ...], watch: Stopwatch) -> None:
         """What was measured of a call, trials among it, between two marks of the watch."""
@@ -120,24 +125,18 @@ class ForwardStatistics:
         self._observing.append(watch)
 
     def read(self) -> None:
-        """Waits for the device, the first time."""
+        """Waits for the device, the first time. Needs none of its memory."""
         if self._was_read:
             return
         self._was_read = True
-        unread = [_unread(call) for call in self._calls]
-        scalars = [scalar for of_call in unread for scalar in of_call]
-        numbers = iter(_read(scalars if self.total is None else [*scalars, self.total]))
-        self.calls = [
-            _numbers(call, [next(numbers) for _ in of_call]) for call, of_call in zip(self._calls, unread, strict=True)
-        ]
-        self.finite = all(map(math.isfinite, numbers))  # what is left of them: the total
-        densities = _read([plan.density() for plan, _ in self._trials])
-        self.trials = [(d, sum(watch.laps())) for d, (_, watch) in zip(densities, self._trials, strict=True)]
+        self.calls = [_read(call) for call in self._calls]
+        self.finite = self.total is None or math.isfinite(self.total.item())
+        self.trials = [(density.item(), sum(watch.laps())) for density, watch in self._trials]
         self.observing = sum(sum(watch.laps()) for watch in self._observing)
         self.measured = {
             call.key: on_host.density
             for call, on_host in zip(self._calls, self.calls, strict=True)
-            if call.plan is not None
+            if call.numbers is not None
         }
 
     def seconds(self) -> float:
@@ -145,30 +144,15 @@ class ForwardStatistics:
         return 0.0 if self.watch is None else sum(self.watch.laps())
 
 
-def _unread(call: _Call) -> list[Tensor]:
-    if call.plan is None:
-        return []
-    capped = call.plan.capped
-    density = call.plan.density()
-    scalars = [density, torch.zeros_like(density) if capped is None else capped.float().mean()]
-    scalars += [] if call.total is None else [call.total]
-    return scalars + ([] if call.sample is None else list(call.sample))
-
-
-def _numbers(call: _Call, numbers: Sequence[float]) -> CallNumbers:
+def _read(call: _Call) -> CallNumbers:
     laps = () if call.watch is None else tuple(call.watch.laps())
-    if call.plan is None:
+    if call.numbers is None:
         return CallNumbers(call.block, 1.0, 0.0, laps)
-    density, capped, *rest = numbers
+    density, capped, *rest = call.numbers.tolist()
     finite = True
-    if call.total is not None:
+    if call.watched:
         total, *rest = rest
         finite = math.isfinite(total)
     # A sample that met NaN or Inf, in a key that was not kept perhaps, measured nothing.
     sample = SampleNumbers(*rest) if rest and all(map(math.isfinite, rest)) else None
     return CallNumbers(call.block, density, capped, laps, call.top_p, finite, sample)
-
-
-def _read(scalars: Sequence[Tensor]) -> list[float]:
-    """Numbers on one device, with one copy."""
-    return torch.stack([scalar.float() for scalar in scalars]).tolist() if scalars else []

@@ -18,7 +18,6 @@ from ..account.forward_statistics import ForwardStatistics
 from ..account.recording import Level, Recording, Timing
 from ..account.sample import sampled_rows
 from ..call import AttentionCall
-from ..plan import SparsePlan
 from ..planners import PATTERNS
 from ..spending import Spending
 
@@ -105,6 +104,11 @@ class Observer:
         """Measuring failed; the run goes on without."""
         self.stopped = reason
 
+    def give_up(self, reason: str) -> None:
+        """As `stop`, and what was measured is lost."""
+        self.stop(reason)
+        self._sums.clear()
+
     def tries(self, step: int) -> bool:
         """Whether a sparse call should be run for its time alone: once at each noise level."""
         level = self._levels[step]
@@ -190,7 +194,7 @@ def measure(
     tokens = sampled_rows(call.layout, rows, turn, call.q.device)
     queries = call.q.index_select(2, tokens)
     plans = [PATTERNS[pattern].plan(call, spending) for spending in spendings]
-    density = torch.stack([_density_by_head(plan) for plan in plans], dim=-1)
+    density = torch.stack([plan.density_by_head().mean(0) for plan in plans], dim=-1)
     # All plans of a call have its orders in common.
     key_block = plans[0].keys.block_of_token()
     query_block = plans[0].queries.block_of_token().index_select(2, tokens)
@@ -228,10 +232,3 @@ def _difference(call, plan, some, logits, weights, exact, queries, query_block, 
         pooled = (pooled - logits.logsumexp(-1, keepdim=True)).exp().masked_fill(keep, 0.0)
         mass, out = mass + pooled.sum(-1, keepdim=True), out + pooled @ plan.tail.values[:, some].float()
     return (out / mass - exact).square().sum((0, 2, 3))
-
-
-def _density_by_head(plan: SparsePlan) -> Tensor:
-    """Kept fraction of the map, the mean over the batch: fp32 [H]."""
-    queries, keys = plan.queries.sizes().float(), plan.keys.sizes().float()
-    kept = torch.einsum("bhq,bhqk,bhk->bh", queries, plan.keep.float(), keys)
-    return (kept / (queries.sum(-1) * keys.sum(-1))).mean(0)

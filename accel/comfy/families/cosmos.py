@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ...attention import reasons
 from ...attention.layout import TokenLayout
-from .family import Family, ForwardInputs, unlike_text, whole_patches
+from .family import Family, ForwardInputs, unlike_other_keys, whole_patches
 
 
 def _cosmos_layout(model, inputs: ForwardInputs) -> TokenLayout | str:
@@ -13,7 +13,7 @@ def _cosmos_layout(model, inputs: ForwardInputs) -> TokenLayout | str:
         # Predict 2's text-to-image model has the class of its video models.
         return reasons.IMAGE
     patch = (model.patch_temporal, model.patch_spatial, model.patch_spatial)
-    return unlike_text(TokenLayout(whole_patches(inputs.x.shape[2:], patch)), inputs)
+    return unlike_other_keys(TokenLayout(whole_patches(inputs.x.shape[2:], patch)), inputs)
 
 
 def _blocks(model, inputs: ForwardInputs) -> int:

@@ -56,6 +56,7 @@ def whole_patches(sizes: Iterable[int], patch: Iterable[int]) -> tuple[int, ...]
     return tuple(-(-size // edge) for size, edge in zip(sizes, patch, strict=True))
 
 
-def unlike_text(layout: TokenLayout, inputs: ForwardInputs) -> TokenLayout | str:
-    """The layout of a model with cross-attention, which is told from self-attention by its number of keys alone."""
-    return reasons.AMBIGUOUS if inputs.context.shape[1] == layout.total else layout
+def unlike_other_keys(layout: TokenLayout, inputs: ForwardInputs, *others: int) -> TokenLayout | str:
+    """The layout of a model with cross-attention, which is told from self-attention by its number of keys alone: the
+    text's, and `others`."""
+    return reasons.AMBIGUOUS if layout.total in (inputs.context.shape[1], *others) else layout

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ...attention import reasons
 from ...attention.layout import TokenLayout
-from .family import Family, ForwardInputs, unlike_text, whole_patches
+from .family import Family, ForwardInputs, unlike_other_keys, whole_patches
 
 
 def _kandinsky_layout(model, inputs: ForwardInputs) -> TokenLayout | str:
@@ -12,7 +12,7 @@ def _kandinsky_layout(model, inputs: ForwardInputs) -> TokenLayout | str:
     if inputs.x.ndim == 4:
         return reasons.IMAGE
     # The text blocks attend through the same override as well: over the text alone.
-    return unlike_text(TokenLayout(whole_patches(inputs.x.shape[2:], model.patch_size)), inputs)
+    return unlike_other_keys(TokenLayout(whole_patches(inputs.x.shape[2:], model.patch_size)), inputs)
 
 
 FAMILIES = {

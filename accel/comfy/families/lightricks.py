@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from ...attention import reasons
 from ...attention.layout import TokenLayout
-from .family import Family, ForwardInputs, unlike_text
+from .family import Family, ForwardInputs, unlike_other_keys
 
 
 def video_and_guides(latent: Iterable[int], inputs: ForwardInputs) -> TokenLayout | str:
@@ -28,7 +28,7 @@ def video_and_guides(latent: Iterable[int], inputs: ForwardInputs) -> TokenLayou
         if not kept[:t].all():
             return reasons.MASK  # what is left of the video is no raster
         suffix = int(kept[t:].sum())
-    return unlike_text(TokenLayout((t, h, w), suffix=suffix), inputs)
+    return unlike_other_keys(TokenLayout((t, h, w), suffix=suffix), inputs)
 
 
 GUIDES = "with guides of another strength than 1, or with a mask, it runs dense"

@@ -15,7 +15,7 @@ def _h3_layout(model, inputs: ForwardInputs) -> TokenLayout:
     [B, C, 2, T]. minimax_payload has the latents of keyframes and references, of the same dimensions.
     """
     video, audio = inputs.extra["latent_shapes"]
-    payload = inputs.extra["minimax_payload"]
+    payload = inputs.extra.get("minimax_payload") or {}
     prefix = inputs.context.shape[1] + math.prod(audio[2:])
     for latent in payload.get("cond_video_latents", ()):
         prefix += math.prod(whole_patches(latent.shape[2:], model.patch_size))

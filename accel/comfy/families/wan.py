@@ -6,7 +6,7 @@ import math
 
 from ...attention import reasons
 from ...attention.layout import TokenLayout
-from .family import Family, ForwardInputs, unlike_text, whole_patches
+from .family import Family, ForwardInputs, unlike_other_keys, whole_patches
 
 
 def _grid(model, inputs: ForwardInputs) -> tuple[int, int, int]:
@@ -18,6 +18,12 @@ def _grid(model, inputs: ForwardInputs) -> tuple[int, int, int]:
     return t, h, w
 
 
+def _unlike_other_keys(layout: TokenLayout, inputs: ForwardInputs) -> TokenLayout | str:
+    """As unlike_other_keys, with the vision tokens of all images, which are attended apart from the text."""
+    images = (inputs.extra.get(name) for name in ("clip_fea", "clip_fea_ref"))
+    return unlike_other_keys(layout, inputs, sum(image.shape[-2] for image in images if image is not None))
+
+
 def _wan_layout(model, inputs: ForwardInputs) -> TokenLayout | str:
     """`[reference frame | video | in-context latents]`."""
     _, patch_h, patch_w = model.patch_size
@@ -27,11 +33,11 @@ def _wan_layout(model, inputs: ForwardInputs) -> TokenLayout | str:
         prefix = (reference.shape[-2] // patch_h) * (reference.shape[-1] // patch_w)
     for latent in inputs.extra.get("context_latents") or ():
         suffix += math.prod(whole_patches(latent.shape[-3:], model.patch_size))
-    return unlike_text(TokenLayout(_grid(model, inputs), prefix, suffix), inputs)
+    return _unlike_other_keys(TokenLayout(_grid(model, inputs), prefix, suffix), inputs)
 
 
 def _vace_layout(model, inputs: ForwardInputs) -> TokenLayout | str:
-    return unlike_text(TokenLayout(_grid(model, inputs)), inputs)
+    return _unlike_other_keys(TokenLayout(_grid(model, inputs)), inputs)
 
 
 def _vace_calls(model, inputs: ForwardInputs) -> int:
@@ -49,7 +55,7 @@ def _references(model, inputs: ForwardInputs) -> int:
 
 def _humo_layout(model, inputs: ForwardInputs) -> TokenLayout | str:
     """`[video | reference frames]`."""
-    return unlike_text(TokenLayout(_grid(model, inputs), suffix=_references(model, inputs)), inputs)
+    return _unlike_other_keys(TokenLayout(_grid(model, inputs), suffix=_references(model, inputs)), inputs)
 
 
 def _motion(model, inputs: ForwardInputs) -> int:
@@ -68,7 +74,7 @@ def _motion(model, inputs: ForwardInputs) -> int:
 def _s2v_layout(model, inputs: ForwardInputs) -> TokenLayout | str:
     """`[video | reference frames | motion frames]`."""
     suffix = _references(model, inputs) + _motion(model, inputs)
-    return unlike_text(TokenLayout(_grid(model, inputs), suffix=suffix), inputs)
+    return _unlike_other_keys(TokenLayout(_grid(model, inputs), suffix=suffix), inputs)
 
 
 def _scail_layout(model, inputs: ForwardInputs) -> TokenLayout | str:
@@ -78,7 +84,7 @@ def _scail_layout(model, inputs: ForwardInputs) -> TokenLayout | str:
         0 if latent is None else math.prod(whole_patches(latent.shape[2:], model.patch_size))
         for latent in (inputs.extra.get("reference_latent"), inputs.extra.get("pose_latents"))
     )
-    return unlike_text(TokenLayout(_grid(model, inputs), prefix, suffix), inputs)
+    return _unlike_other_keys(TokenLayout(_grid(model, inputs), prefix, suffix), inputs)
 
 
 def _blocks(model, inputs: ForwardInputs) -> int:

@@ -10,11 +10,13 @@ import torch
 from torch import Tensor
 
 from ...quant.activations import Activations
+from ..compat import unless_out_of_memory
 
 
 @contextmanager
 def watched_linears(network: torch.nn.Module, activations: Activations) -> Iterator[None]:
-    """While it lasts, the inputs of every linear layer of the network go to `activations` under the layer's name."""
+    """While it lasts, the inputs of every linear layer of the network go to `activations` under the layer's name. Where
+    memory runs out, they are stopped, and the network goes on."""
     import comfy.ops
 
     names = {module: name for name, module in network.named_modules() if _is_linear(module)}
@@ -22,14 +24,17 @@ def watched_linears(network: torch.nn.Module, activations: Activations) -> Itera
 
     def add(name, module, args, kwargs):
         called.add(module)
-        activations.add(name, next(iter((*args, *kwargs.values()))))
+        watch(name, lambda: next(iter((*args, *kwargs.values()))))
 
     def fused(compute: Callable[..., Tensor], linear, x: Tensor, input_act: str) -> Tensor:
         called.clear()
         out = compute(linear, x, input_act)
         if linear in names and linear not in called and activations.watching:
-            activations.add(names[linear], comfy.ops.INPUT_ACT_EAGER[input_act](x))
+            watch(names[linear], lambda: comfy.ops.INPUT_ACT_EAGER[input_act](x))
         return out
+
+    def watch(name: str, inputs: Callable[[], Tensor]) -> None:
+        unless_out_of_memory(lambda: activations.add(name, inputs()), activations.stop)
 
     hooks = [
         module.register_forward_pre_hook(functools.partial(add, name), with_kwargs=True)

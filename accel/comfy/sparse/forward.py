@@ -13,7 +13,7 @@ from ...attention.account.forward_statistics import ForwardStatistics
 from ...attention.account.stopwatch import Stopwatch
 from ...attention.layout import TokenLayout
 from ...attention.run import Run
-from ..compat import other_sparse_attention
+from ..compat import other_sparse_attention, unless_out_of_memory
 from ..families import Family, ForwardInputs, family_of
 from .forward_state import FORWARD_KEY, ForwardState
 from .numbering import number_blocks, places_move
@@ -37,11 +37,12 @@ class Forward:
     inputs: ForwardInputs
 
     @classmethod
-    def of(cls, run: Run, model, inputs: ForwardInputs, options: Mapping[str, Any]) -> Forward:
+    def of(cls, run: Run, model, inputs: ForwardInputs, sigmas: Tensor, options: Mapping[str, Any]) -> Forward:
+        """sigmas [B]: noise level of every row."""
         family = family_of(model)
-        layout = family.layout(model, inputs) if family else reasons.FAMILY
+        layout = _layout(family, model, inputs) if family else reasons.FAMILY
         layout = layout if isinstance(layout, str) else _other_owner(options) or layout
-        sigma = float(options["sigmas"].max())
+        sigma = max(sigmas.flatten().tolist())
         reason = None if isinstance(layout, str) else _dense_reason(run, layout, sigma)
         calls = family.calls(model, inputs) if family else 0
         return cls(run, model, family, layout, calls, reason, run.begin(sigma), sigma, options, inputs)
@@ -82,6 +83,10 @@ class Forward:
         if self.family.unnumbered and places_move(options):
             options = number_blocks(options, self.calls)
         return options
+
+
+def _layout(family: Family, model, inputs: ForwardInputs) -> TokenLayout | str:
+    return unless_out_of_memory(lambda: family.layout(model, inputs), lambda: reasons.OUT_OF_MEMORY)
 
 
 def _branches(options, batch: int) -> tuple:

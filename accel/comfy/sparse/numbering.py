@@ -6,8 +6,11 @@ import functools
 from collections.abc import Mapping
 from typing import Any
 
-# LTX-2's spatio-temporal guidance: the blocks whose self-attention is left out.
+import torch
+
+# LTX-2's spatio-temporal guidance: the blocks whose self-attention is left out, and what each of them is told.
 WITHOUT_ATTENTION = "stg_self_attn_blocks"
+LEAVE_OUT = "stg_skip_self_attn"
 
 
 def places_move(options: Mapping[str, Any]) -> bool:
@@ -22,10 +25,22 @@ def number_blocks(options: Mapping[str, Any], blocks: int) -> dict[str, Any]:
     replacements = options.get("patches_replace", {})
     replaced = replacements.get("dit", {})
     keys = [("double_block", i) for i in range(blocks)]
-    numbered = {key: functools.partial(_number, key[1], replaced.get(key)) for key in keys}
+    numbered = {key: functools.partial(_uncompiled_number(), key[1], replaced.get(key)) for key in keys}
     return {**options, "patches_replace": {**replacements, "dit": {**replaced, **numbered}}}
 
 
 def _number(index: int, replacement, args, extra):
-    args["transformer_options"]["block_index"] = index
+    options = args["transformer_options"]
+    options["block_index"] = index
+    if options.get(LEAVE_OUT):
+        # torch.compile has dropped its guards on transformer_options: what it compiles here would run in the other
+        # blocks too, and what it compiled for those here.
+        original = torch.compiler.disable(extra["original_block"])
+        extra = {**extra, "original_block": original}
     return extra["original_block"](args) if replacement is None else replacement(args, extra)
+
+
+@functools.cache
+def _uncompiled_number():
+    """Not traced itself, but what it calls is. Built on first use: torch._dynamo is heavy to import."""
+    return torch.compiler.disable(_number, recursive=False)

@@ -8,17 +8,19 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
+from torch import Tensor
 
 from ...attention import reasons
-from ...attention.account.marks import mark
+from ...attention.account.marks import Mark, mark
 from ...attention.account.run_summary import RunSummary
+from ...attention.budget import Budget
 from ...attention.cost.fits import read_fits
 from ...attention.cost.gate import Gate
 from ...attention.profiles.observer import observed_steps
 from ...attention.run import Run, Settings
 from ...attention.schedule import SigmaWindow, full_steps
 from ...quant.activations import Activations, ChannelStatistics
-from ..compat import diffusion_model, is_compiled, layers_with_own_backend
+from ..compat import diffusion_model, is_compiled, layers_with_own_backend, unless_out_of_memory
 from ..families import ForwardInputs
 from ..folders import gate_files
 from ..quant.linears import watched_linears
@@ -30,6 +32,9 @@ RUN_KEY = "dit_accel_run"
 BADGE_KEY = "dit_accel_badge"
 HISTORY = 8
 ATTENTION, LINEAR = "attention", "linear"
+NO_MARK = "out of memory: a report cannot find this run by its samples"
+UNRECORDED = "out of memory: the inputs of linear layers were not recorded"
+UNCHECKED = "out of memory: the guard did not check the result of every forward pass"
 
 log = logging.getLogger("dit_accel")
 
@@ -102,7 +107,8 @@ class Patch:
         import comfy.model_patcher
 
         guider = executor.class_obj
-        run = self._start(guider.model_patcher, latent_image, sigmas)
+        run = self._start(guider.model_patcher, sigmas)
+        run.start = _mark(run, latent_image)
         badge = Badge(self.node)
         original = guider.model_options
         guider.model_options = comfy.model_patcher.create_model_options_clone(original)
@@ -111,19 +117,19 @@ class Patch:
         self._sampling = True
         out = None
         try:
-            with self._watch_linears(guider.model_patcher):
+            with self._watch_linears(run, guider.model_patcher):
                 out = executor(noise, latent_image, sampler, sigmas, *args, **kwargs)
             return out
         finally:
             self._sampling = False
             guider.model_options = original
-            summary = run.close(None if out is None else mark(out))
+            summary = _close(run, out)
             self.history.append(summary)
             badge.show(summary, done=True)
             log.info("DiT Accel: %s", summary.line())
 
     @contextmanager
-    def _watch_linears(self, model_patcher) -> Iterator[None]:
+    def _watch_linears(self, run: Run, model_patcher) -> Iterator[None]:
         if self.recorded != LINEAR:
             yield
             return
@@ -132,7 +138,9 @@ class Patch:
             with watched_linears(diffusion_model(model_patcher.model), self._activations):
                 yield
         finally:
-            self.linears = self._activations.close()
+            self.linears = unless_out_of_memory(self._activations.close, self._activations.stop) or {}
+            if self._activations.stopped:
+                run.remark(UNRECORDED)
 
     def pre_run(self, model_patcher, *args) -> None:
         """ON_PRE_RUN callback: a model that is prepared outside of its own sampling run is the second of a guider,
@@ -143,7 +151,7 @@ class Patch:
                 "node there"
             )
 
-    def _start(self, model_patcher, latent, sigmas) -> Run:
+    def _start(self, model_patcher, sigmas) -> Run:
         network = diffusion_model(model_patcher.model)
         layers = layers_with_own_backend(network)
         if layers:
@@ -152,19 +160,24 @@ class Patch:
                 "use ComfyUI's default one",
                 layers,
             )
-        percent_to_sigma = model_patcher.get_model_object("model_sampling").percent_to_sigma
         schedule = sigmas.tolist()
-        budget = self.settings.budget.resolve(full_steps(schedule, percent_to_sigma))
-        return Run(
+        sampling = model_patcher.get_model_object("model_sampling")
+        planned = unless_out_of_memory(
+            lambda: _budget_and_window(self.settings.budget, sampling, schedule), lambda: None
+        )
+        budget, window = planned or (self.settings.budget, SigmaWindow())
+        run = Run(
             self.settings,
             budget,
-            SigmaWindow.of(budget, lambda percent: float(percent_to_sigma(percent)), schedule),
+            window,
             type(network).__name__,
             Gate(read_fits(gate_files())),
             sigmas=schedule,
-            start=mark(latent),
             observed=self.recorded == ATTENTION,
         )
+        if planned is None:
+            run.dense_reason = reasons.OUT_OF_MEMORY
+        return run
 
     def apply_model(self, executor, x, t, c_concat, c_crossattn, control, transformer_options, **kwargs):
         """APPLY_MODEL wrapper: describes this forward and installs the override on a copy of the options.
@@ -182,17 +195,50 @@ class Patch:
             return executor(x, t, c_concat, c_crossattn, control, options, **kwargs)
 
         model = diffusion_model(executor.class_obj)
-        forward = Forward.of(run, model, ForwardInputs(x, c_crossattn, kwargs), transformer_options)
+        # t, since a sampler that calls the model itself may leave `sigmas` out of the options.
+        forward = Forward.of(run, model, ForwardInputs(x, c_crossattn, kwargs), t, transformer_options)
         self._activations.watching = forward.step in observed_steps(run.steps)
         touched = run.observer is not None or is_compiled(executor.class_obj, transformer_options)
         out, statistics = forward.compute(apply, touched)
         if run.guard.on and statistics.sparse:
-            statistics.total = out.sum(dtype=torch.float32)
+            statistics.total = _total(run, out)
         statistics.read()
         if not statistics.finite:
             out, repeated = forward.compute(apply, touched, reasons.GUARD)
-            run.discard(statistics, mended=bool(torch.isfinite(out).all()))
+            repeated.total = _total(run, out)
+            repeated.read()
+            run.discard(statistics, mended=repeated.finite)
             statistics = repeated
-        run.add(statistics)
+        unless_out_of_memory(lambda: run.add(statistics), lambda: run.stop_observing(reasons.OUT_OF_MEMORY))
         transformer_options[BADGE_KEY].show(run)
         return out
+
+
+def _budget_and_window(budget: Budget, sampling, schedule: list[float]) -> tuple[Budget, SigmaWindow]:
+    """The concrete budget of a run and where in the noise schedule it is sparse."""
+    budget = budget.resolve(full_steps(schedule, sampling.percent_to_sigma))
+    return budget, SigmaWindow.of(budget, lambda percent: float(sampling.percent_to_sigma(percent)), schedule)
+
+
+def _mark(run: Run, latent: Tensor) -> Mark | None:
+    return unless_out_of_memory(lambda: mark(latent), lambda: run.remark(NO_MARK))
+
+
+def _total(run: Run, out: Tensor) -> Tensor | None:
+    """A scalar that is finite if a forward's result is."""
+    return unless_out_of_memory(lambda: out.sum(dtype=torch.float32), lambda: run.remark(UNCHECKED))
+
+
+def _close(run: Run, out: Tensor | None) -> RunSummary:
+    """Frees a run that made the latent `out`, None if it failed, and sums it up."""
+    run.free()
+    end = None if out is None else _mark(run, out)
+
+    def close() -> RunSummary:
+        return run.close(end, finished=out is not None)
+
+    def without_recording() -> RunSummary:
+        run.stop_observing(reasons.OUT_OF_MEMORY)
+        return close()
+
+    return unless_out_of_memory(close, without_recording)
