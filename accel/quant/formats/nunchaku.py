@@ -84,7 +84,7 @@ def _in_comfyui(
     """The tensors with ComfyUI's names, which `blocks` knows of the model's lists of blocks."""
     if model.width not in tensors:
         raise ValueError(f"expected a tensor {model.width} in a file of {model.name}, found none")
-    if tensors[model.width].ndim != 2:
+    if len(tensors[model.width].shape) != 2:
         raise ValueError(f"{model.width}: expected a matrix, found {list(tensors[model.width].shape)}")
     width = tensors[model.width].shape[0]
     layers, result = _by_layer(tensors)
