@@ -77,7 +77,8 @@ def block_sparse_attention(
 
     Returns out [B, H, Nq, D] in q's dtype, laid out in memory as [B, Nq, H, D], and, if asked for, the
     natural-log log-sum-exp of the visible logits, the tail's included, fp32 [B, H, Nq]. A query that sees nothing
-    gets 0 and -inf.
+    gets 0 and -inf. One that meets a NaN, in its row of q or in a key that it sees, or a logit of inf gets NaN in all
+    of both. A NaN in v reaches its channel of the queries that see it, or with 8-bit values of all of the head.
     """
     out, lse = {"triton": _triton, "reference": _reference}[backend](
         q,
@@ -93,7 +94,8 @@ def block_sparse_attention(
         return_lse,
     )
     if return_lse and formats is not None:  # the keys that were multiplied had lost their shift
-        lse += (q.float() @ key_shift(k)[..., None]).squeeze(-1) * scale
+        lost = (q.float() @ key_shift(k)[..., None]).squeeze(-1) * scale
+        lse += lost.masked_fill_(lse == -torch.inf, 0)  # a query that sees nothing meets no NaN either
     return out, lse
 
 
@@ -244,9 +246,10 @@ def _reference(q, k, v, queries, keys, tall_chunks, keep, tail, formats, scale, 
             visible = torch.cat([visible, ~kept], dim=3)
         logits.masked_fill_(~visible, -torch.inf)
         part = logits.logsumexp(-1)
+        part.masked_fill_(part == torch.inf, torch.nan)  # as the weights are
         # Where nothing is visible every logit is -inf: subtracting 0 instead of -inf gives weights of 0, not
         # NaN.
-        weights = logits.sub_(part.where(part > -torch.inf, 0)[..., None]).exp_()
+        weights = logits.sub_(part.where(part != -torch.inf, 0)[..., None]).exp_()
         out[:, :, rows] = weights @ v
         lse[:, :, rows] = part
     return out, lse if return_lse else None

@@ -37,12 +37,14 @@ class QuantisedChunks(NamedTuple):
 
 
 def key_shift(k: Tensor) -> Tensor:
-    """About the mean key of every (batch, head) of k [B, H, N, D]: fp32 [B, H, D]."""
-    return k[:, :, ::SHIFT_STRIDE].mean(dim=2, dtype=torch.float32)
+    """About the mean key of every (batch, head) of k [B, H, N, D]: fp32 [B, H, D]. Where it is not finite it is 0: one
+    NaN must not reach all keys."""
+    return k[:, :, ::SHIFT_STRIDE].mean(dim=2, dtype=torch.float32).nan_to_num_(0.0, 0.0, 0.0)
 
 
 def value_steps(v: Tensor) -> Tensor:
-    """What a code of each channel is worth so that all of v [B, H, N, D] fits FP8: fp32 [B, H, D]."""
+    """What a code of each channel is worth so that all of v [B, H, N, D] fits FP8: fp32 [B, H, D], NaN for a channel
+    with a NaN."""
     return torch.linalg.vector_norm(v, torch.inf, dim=2).float() / LARGEST[FP8]
 
 
@@ -73,7 +75,8 @@ def quantise_chunks(
 
 
 def row_codes(x: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Codes of x [..., D], the largest of each row at the end of the range, and the rows' steps fp32 [...]."""
+    """Codes of x [..., D], the largest of each row at the end of the range, and the rows' steps fp32 [...], NaN for a
+    row with a NaN."""
     largest = x.float().abs().amax(-1)
     scaled = x.float() * (LARGEST[dtype] / largest.clamp(min=TINY))[..., None]
     if dtype == INT8:

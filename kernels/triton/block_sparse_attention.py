@@ -280,16 +280,20 @@ def _attend(
             steps = tl.load(tail_steps + pair * tail_rows + other, mask=dropped, other=0.0) if LARGEST > 0 else None
             keys = tl.load(tail_keys + other[:, None] * DIM + dim[None, :], mask=dropped[:, None], other=0.0)
             logits = _logits(queries, query_steps, keys, steps) + (bias * 1.4426950408889634)[None, :]
-            values = _load_values(tail_values, other, dropped, DIM, CHUNK, EXPONENT > 0)
+            # Whole chunks at 8 bits: what a kept block has there gets a weight of 0, and is NaN only where its channel is.
+            needed = other // CHUNK < tail_rows // CHUNK if EXPONENT > 0 else dropped
+            values = _load_values(tail_values, other, needed, DIM, CHUNK, EXPONENT > 0)
             top, total, acc = _add_keys(top, total, acc, logits, values, EXPONENT)
 
-    # Without any key the sum is 0: divide by 1, and top, still -inf, is the log-sum-exp.
-    total = tl.where(total > 0, total, 1.0)
+    # Without any key the sum is 0: divide by 1, and top, still -inf, is the log-sum-exp. A NaN among the logits is in
+    # the sum, though a GPU's maxima drop it: its weight is NaN, and no later product or sum makes that a number again.
+    # So both results are NaN, and the loops need not look for it.
+    total = tl.where(total == 0, 1.0, total)
     result = acc / total[:, None]
     if EXPONENT > 0:
         result *= tl.load(value_steps + pair * DIM + dim)[None, :]
         if out.dtype.element_ty == tl.float16:  # rounded weights may add up to a little more than their sum
-            result = tl.minimum(tl.maximum(result, -65504.0), 65504.0)
+            result = tl.clamp(result, -65504.0, 65504.0, propagate_nan=tl.PropagateNan.ALL)
     target = ((batch * length + token) * heads + head) * DIM
     tl.store(out + target[:, None] + dim[None, :], result.to(out.dtype.element_ty), mask=live_row[:, None])
     if LSE:
