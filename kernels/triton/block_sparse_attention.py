@@ -156,7 +156,19 @@ def _add_keys(top, total, acc, logits, values, EXPONENT: tl.constexpr):
 
 
 @triton.jit(
-    do_not_specialize=["heads", "length", "tiles", "blocks", "capacity", "key_blocks", "tail_rows", "scale_log2"]
+    do_not_specialize=[
+        "keep_batch",
+        "keep_head",
+        "keep_row",
+        "heads",
+        "length",
+        "tiles",
+        "blocks",
+        "capacity",
+        "key_blocks",
+        "tail_rows",
+        "scale_log2",
+    ]
 )
 def _attend(
     q,
