@@ -145,6 +145,7 @@ def _triton(q, k, v, queries, keys, tall_chunks, keep, tail, formats, scale, ret
         key_steps,
         tail_steps,
         channel_steps,
+        chunk=chunk,
         scale=scale,
         return_lse=return_lse,
     )
@@ -183,6 +184,7 @@ def _attend_triton(
     tail_steps: Tensor | None = None,
     value_steps: Tensor | None = None,
     *,
+    chunk: int,
     scale: float,
     return_lse: bool,
 ) -> tuple[Tensor, Tensor]:
@@ -191,7 +193,6 @@ def _attend_triton(
     quantise.QuantisedChunks, value_steps if v is FP8."""
     from .triton.block_sparse_attention import launch
 
-    chunk = k.shape[2] // entries.shape[3]
     config = choose_config(registry.architecture(q.device), q.shape[3], k.dtype, v.dtype, chunk)
     tail = None
     if keep is not None:  # a custom operator has no argument for what is there together or not at all
@@ -211,6 +212,7 @@ def _attend_triton(
         scale=scale,
         return_lse=return_lse,
         largest=LARGEST.get(k.dtype, 0.0),
+        chunk=chunk,
         live_bits=LIVE_BITS,
         config=config,
     )
