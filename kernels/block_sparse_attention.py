@@ -14,7 +14,7 @@ from torch import Tensor
 
 from . import registry
 from .attention_configs import choose_config, reads_tall_chunks
-from .gather import CHUNK, LIVE_BITS, TALL, chunk_layout, chunk_lists, gather_chunks
+from .gather import CHUNK, LIVE_BITS, TALL, chunk_layout, chunk_lists, gather_chunks, one_block
 from .quantise import (
     LARGEST,
     Formats,
@@ -282,3 +282,23 @@ def _block_of_token(tokens: Tensor, offsets: Tensor, index: Tensor) -> Tensor:
     block = torch.searchsorted(offsets[:, 1:].contiguous(), position.expand(tokens.shape).contiguous(), right=True)
     block = torch.where(block < offsets.shape[1] - 1, block, -1)
     return torch.zeros_like(block).scatter_(1, tokens.long(), block)[index]
+
+
+def trial(device: torch.device, dtype: torch.dtype, head_dim: int) -> None:
+    """The smallest call at 16 bits (registry.trial_problem)."""
+    tokens, offsets, index = one_block(device)
+    x = torch.zeros(1, 1, 64, head_dim, dtype=dtype, device=device)
+    block_sparse_attention(
+        x,
+        x,
+        x,
+        query_tokens=tokens,
+        query_offsets=offsets,
+        query_index=index,
+        key_tokens=tokens,
+        key_offsets=offsets,
+        key_index=index,
+        keep=tokens.new_ones(1, 1, 1, 1, dtype=torch.bool),
+        scale=1.0,
+        backend="triton",
+    )

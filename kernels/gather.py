@@ -153,3 +153,18 @@ def _lists_triton(keep: Tensor, chunk_block: Tensor, chunk_live: Tensor, index: 
 
 
 _lists_op = registry.custom_op("chunk_lists", _lists_triton, _lists_fake)
+
+
+def one_block(device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+    """Tokens, offsets and index of 64 tokens in one block, for one head: what trials of operations take."""
+    tokens = torch.arange(64, dtype=torch.int32, device=device)[None]
+    return tokens, tokens[:, :2] * 64, tokens.new_zeros(1, 1)
+
+
+def trial(device: torch.device, dtype: torch.dtype, head_dim: int) -> None:
+    """The smallest call of each kernel (registry.trial_problem)."""
+    tokens, offsets, index = one_block(device)
+    block, start, live = chunk_layout(offsets, 64)
+    x = torch.zeros(1, 1, 64, head_dim, dtype=dtype, device=device)
+    gather_chunks(x, tokens, index, start, live, backend="triton")
+    chunk_lists(tokens.new_ones(1, 1, 1, 1, dtype=torch.bool), block, live, index, backend="triton")

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from . import registry
-from .gather import CHUNK, gather_chunks
+from .gather import CHUNK, chunk_layout, gather_chunks, one_block
 
 INT8, FP8 = torch.int8, torch.float8_e4m3fn
 LARGEST = {INT8: 127.0, FP8: 448.0}  # codes lie between minus this and this
@@ -160,3 +160,13 @@ def _quantise_triton(
 
 
 _quantise_op = registry.custom_op("quantise_chunks", _quantise_triton, _quantise_fake)
+
+
+def trial(device: torch.device, dtype: torch.dtype, head_dim: int) -> None:
+    """The smallest call (registry.trial_problem)."""
+    tokens, offsets, index = one_block(device)
+    _, start, live = chunk_layout(offsets, 64)
+    x = torch.zeros(1, 1, 64, head_dim, dtype=dtype, device=device)
+    layout = tokens, index, start, live
+    options = {"shift": key_shift(x), "steps": None, "formats": Formats(INT8, None), "backend": "triton"}
+    quantise_chunks(x, x, *layout, **options)
