@@ -141,5 +141,5 @@ def choose_config(chip: str, dim: int, keys: torch.dtype, values: torch.dtype, c
 
 
 def reads_tall_chunks(chip: str) -> bool:
-    """Whether the attention kernel reads chunks of TALL rows, through tensor descriptors."""
-    return registry.nearest(_TALL, chip) is not None
+    """Whether the attention kernel reads chunks of TALL rows, through tensor descriptors (from Triton 3.4 on)."""
+    return registry.triton_version() >= (3, 4) and registry.nearest(_TALL, chip) is not None

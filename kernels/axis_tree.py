@@ -92,3 +92,9 @@ def _order_triton(x: Tensor, weight: Tensor, size: int) -> Tensor:
 
 
 _order_op = registry.custom_op("tree_order", _order_triton, _order_fake)
+
+
+def trial(device: torch.device, dtype: torch.dtype, head_dim: int) -> None:
+    """The smallest call (registry.trial_problem)."""
+    x = torch.zeros(1, 1, 128, head_dim, dtype=dtype, device=device)
+    tree_order(x, x.new_zeros(1, 1, head_dim, head_dim, dtype=torch.float32), 64, backend="triton")

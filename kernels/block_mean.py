@@ -55,3 +55,10 @@ def _mean_triton(x: Tensor, tokens: Tensor, offsets: Tensor, index: Tensor, empt
 
 
 _mean_op = registry.custom_op("block_mean", _mean_triton, _mean_fake)
+
+
+def trial(device: torch.device, dtype: torch.dtype, head_dim: int) -> None:
+    """The smallest call (registry.trial_problem)."""
+    x = torch.zeros(1, 1, 64, head_dim, dtype=dtype, device=device)
+    tokens = torch.arange(64, dtype=torch.int32, device=device)[None]
+    block_mean(x, tokens, tokens[:, :2] * 64, tokens.new_zeros(1, 1), backend="triton")

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from . import registry
 from .attention_configs import choose_config, reads_tall_chunks
-from .gather import CHUNK, LIVE_BITS, TALL, chunk_layout, chunk_lists, gather_chunks
+from .gather import CHUNK, LIVE_BITS, TALL, chunk_layout, chunk_lists, gather_chunks, one_block
 from .quantise import (
     LARGEST,
     Formats,
@@ -77,7 +77,8 @@ def block_sparse_attention(
 
     Returns out [B, H, Nq, D] in q's dtype, laid out in memory as [B, Nq, H, D], and, if asked for, the
     natural-log log-sum-exp of the visible logits, the tail's included, fp32 [B, H, Nq]. A query that sees nothing
-    gets 0 and -inf.
+    gets 0 and -inf. One that meets a NaN, in its row of q or in a key that it sees, or a logit of inf gets NaN in all
+    of both. A NaN in v reaches its channel of the queries that see it, or with 8-bit values of all of the head.
     """
     out, lse = {"triton": _triton, "reference": _reference}[backend](
         q,
@@ -93,7 +94,8 @@ def block_sparse_attention(
         return_lse,
     )
     if return_lse and formats is not None:  # the keys that were multiplied had lost their shift
-        lse += (q.float() @ key_shift(k)[..., None]).squeeze(-1) * scale
+        lost = (q.float() @ key_shift(k)[..., None]).squeeze(-1) * scale
+        lse += lost.masked_fill_(lse == -torch.inf, 0)  # a query that sees nothing meets no NaN either
     return out, lse
 
 
@@ -143,6 +145,7 @@ def _triton(q, k, v, queries, keys, tall_chunks, keep, tail, formats, scale, ret
         key_steps,
         tail_steps,
         channel_steps,
+        chunk=chunk,
         scale=scale,
         return_lse=return_lse,
     )
@@ -181,6 +184,7 @@ def _attend_triton(
     tail_steps: Tensor | None = None,
     value_steps: Tensor | None = None,
     *,
+    chunk: int,
     scale: float,
     return_lse: bool,
 ) -> tuple[Tensor, Tensor]:
@@ -189,7 +193,6 @@ def _attend_triton(
     quantise.QuantisedChunks, value_steps if v is FP8."""
     from .triton.block_sparse_attention import launch
 
-    chunk = k.shape[2] // entries.shape[3]
     config = choose_config(registry.architecture(q.device), q.shape[3], k.dtype, v.dtype, chunk)
     tail = None
     if keep is not None:  # a custom operator has no argument for what is there together or not at all
@@ -209,6 +212,7 @@ def _attend_triton(
         scale=scale,
         return_lse=return_lse,
         largest=LARGEST.get(k.dtype, 0.0),
+        chunk=chunk,
         live_bits=LIVE_BITS,
         config=config,
     )
@@ -244,9 +248,10 @@ def _reference(q, k, v, queries, keys, tall_chunks, keep, tail, formats, scale, 
             visible = torch.cat([visible, ~kept], dim=3)
         logits.masked_fill_(~visible, -torch.inf)
         part = logits.logsumexp(-1)
+        part.masked_fill_(part == torch.inf, torch.nan)  # as the weights are
         # Where nothing is visible every logit is -inf: subtracting 0 instead of -inf gives weights of 0, not
         # NaN.
-        weights = logits.sub_(part.where(part > -torch.inf, 0)[..., None]).exp_()
+        weights = logits.sub_(part.where(part != -torch.inf, 0)[..., None]).exp_()
         out[:, :, rows] = weights @ v
         lse[:, :, rows] = part
     return out, lse if return_lse else None
@@ -277,3 +282,23 @@ def _block_of_token(tokens: Tensor, offsets: Tensor, index: Tensor) -> Tensor:
     block = torch.searchsorted(offsets[:, 1:].contiguous(), position.expand(tokens.shape).contiguous(), right=True)
     block = torch.where(block < offsets.shape[1] - 1, block, -1)
     return torch.zeros_like(block).scatter_(1, tokens.long(), block)[index]
+
+
+def trial(device: torch.device, dtype: torch.dtype, head_dim: int) -> None:
+    """The smallest call at 16 bits (registry.trial_problem)."""
+    tokens, offsets, index = one_block(device)
+    x = torch.zeros(1, 1, 64, head_dim, dtype=dtype, device=device)
+    block_sparse_attention(
+        x,
+        x,
+        x,
+        query_tokens=tokens,
+        query_offsets=offsets,
+        query_index=index,
+        key_tokens=tokens,
+        key_offsets=offsets,
+        key_index=index,
+        keep=tokens.new_ones(1, 1, 1, 1, dtype=torch.bool),
+        scale=1.0,
+        backend="triton",
+    )

@@ -20,6 +20,8 @@ from . import registry
 CHUNK = 16
 TALL = 64
 LIVE_BITS = 7  # live rows of a chunk, 0..TALL, in the low bits of a list entry
+FILLED = 8  # lists are filled to a multiple of this many entries: no step of the attention loop reads more at once
+ALIGNED = 16  # in memory a list begins at a multiple of so many entries, so that those of a step are one load
 
 
 def chunk_layout(
@@ -79,10 +81,16 @@ def chunk_lists(
     keep: bool [B, H, QB, KB], may be an expanded view; chunk_block and chunk_live: int32 [R, NC]; index:
     int32 [B, H].
 
-    Returns entries int32 [B, H, QB, NC], each (chunk id << LIVE_BITS) | live rows, and counts int32 [B, H, QB].
-    Entries beyond a count are undefined.
+    Returns entries int32 [B, H, QB, NC rounded up to ALIGNED], each (chunk id << LIVE_BITS) | live rows, and counts
+    int32 [B, H, QB]. Beyond a count other than 0, up to the next multiple of FILLED, the last chunk comes again without
+    live rows: who reads that far touches no chunk that is not kept. Entries beyond are undefined.
     """
     return {"triton": _lists_op, "reference": _lists_reference}[backend](keep, chunk_block, chunk_live, index)
+
+
+def list_room(chunks: int) -> int:
+    """Entries in memory for a list of at most so many."""
+    return -(-chunks // ALIGNED) * ALIGNED
 
 
 def _gather_reference(
@@ -121,22 +129,42 @@ def _lists_reference(keep: Tensor, chunk_block: Tensor, chunk_live: Tensor, inde
     block = chunk_block.long()[index][:, :, None].expand(batch, heads, queries, capacity)
     kept = keep.gather(3, block.clamp(min=0)) & (block >= 0)
     # Where a chunk goes in its list; a chunk that is not kept goes to a column that is cut off.
-    place = torch.where(kept, kept.cumsum(3) - 1, capacity)
-    entry = (torch.arange(capacity, device=keep.device) << LIVE_BITS) | chunk_live[index][:, :, None].long()
-    entries = torch.zeros(batch, heads, queries, capacity + 1, dtype=torch.int32, device=keep.device)
-    entries.scatter_(3, place, entry.int().expand_as(place))
-    return entries[..., :capacity].contiguous(), kept.sum(3, dtype=torch.int32)
+    room = list_room(capacity)
+    place = torch.where(kept, kept.cumsum(3) - 1, room)
+    chunk = torch.arange(capacity, device=keep.device, dtype=torch.int32)
+    last = torch.where(kept, chunk, 0).amax(3, keepdim=True)
+    entries = (last << LIVE_BITS).expand(-1, -1, -1, room + 1).contiguous()
+    entry = (chunk << LIVE_BITS) | chunk_live[index][:, :, None]
+    entries.scatter_(3, place, entry.expand_as(place))
+    return entries[..., :room].contiguous(), kept.sum(3, dtype=torch.int32)
 
 
 def _lists_fake(keep: Tensor, chunk_block: Tensor, chunk_live: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
-    entries = keep.new_empty(*keep.shape[:3], chunk_block.shape[1], dtype=torch.int32)
+    entries = keep.new_empty(*keep.shape[:3], list_room(chunk_block.shape[1]), dtype=torch.int32)
     return entries, keep.new_empty(keep.shape[:3], dtype=torch.int32)
 
 
 def _lists_triton(keep: Tensor, chunk_block: Tensor, chunk_live: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
     from .triton.gather import launch_lists
 
-    return launch_lists(keep, chunk_block, chunk_live, index, live_bits=LIVE_BITS)
+    entries, counts = _lists_fake(keep, chunk_block, chunk_live, index)
+    launch_lists(keep, chunk_block, chunk_live, index, entries, counts, live_bits=LIVE_BITS, filled=FILLED)
+    return entries, counts
 
 
 _lists_op = registry.custom_op("chunk_lists", _lists_triton, _lists_fake)
+
+
+def one_block(device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+    """Tokens, offsets and index of 64 tokens in one block, for one head: what trials of operations take."""
+    tokens = torch.arange(64, dtype=torch.int32, device=device)[None]
+    return tokens, tokens[:, :2] * 64, tokens.new_zeros(1, 1)
+
+
+def trial(device: torch.device, dtype: torch.dtype, head_dim: int) -> None:
+    """The smallest call of each kernel (registry.trial_problem)."""
+    tokens, offsets, index = one_block(device)
+    block, start, live = chunk_layout(offsets, 64)
+    x = torch.zeros(1, 1, 64, head_dim, dtype=dtype, device=device)
+    gather_chunks(x, tokens, index, start, live, backend="triton")
+    chunk_lists(tokens.new_ones(1, 1, 1, 1, dtype=torch.bool), block, live, index, backend="triton")

@@ -47,3 +47,9 @@ def _assign_triton(x: Tensor, centroids: Tensor, half_norms: Tensor) -> Tensor:
 
 
 _assign_op = registry.custom_op("kmeans_assign", _assign_triton, _assign_fake)
+
+
+def trial(device: torch.device, dtype: torch.dtype, head_dim: int) -> None:
+    """The smallest call (registry.trial_problem)."""
+    x = torch.zeros(1, 1, 64, head_dim, dtype=dtype, device=device)
+    assign(x, x[:, :, :16].contiguous(), backend="triton")

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from . import registry
-from .gather import CHUNK, gather_chunks
+from .gather import CHUNK, chunk_layout, gather_chunks, one_block
 
 INT8, FP8 = torch.int8, torch.float8_e4m3fn
 LARGEST = {INT8: 127.0, FP8: 448.0}  # codes lie between minus this and this
@@ -37,12 +37,14 @@ class QuantisedChunks(NamedTuple):
 
 
 def key_shift(k: Tensor) -> Tensor:
-    """About the mean key of every (batch, head) of k [B, H, N, D]: fp32 [B, H, D]."""
-    return k[:, :, ::SHIFT_STRIDE].mean(dim=2, dtype=torch.float32)
+    """About the mean key of every (batch, head) of k [B, H, N, D]: fp32 [B, H, D]. Where it is not finite it is 0: one
+    NaN must not reach all keys."""
+    return k[:, :, ::SHIFT_STRIDE].mean(dim=2, dtype=torch.float32).nan_to_num_(0.0, 0.0, 0.0)
 
 
 def value_steps(v: Tensor) -> Tensor:
-    """What a code of each channel is worth so that all of v [B, H, N, D] fits FP8: fp32 [B, H, D]."""
+    """What a code of each channel is worth so that all of v [B, H, N, D] fits FP8: fp32 [B, H, D], NaN for a channel
+    with a NaN."""
     return torch.linalg.vector_norm(v, torch.inf, dim=2).float() / LARGEST[FP8]
 
 
@@ -73,7 +75,8 @@ def quantise_chunks(
 
 
 def row_codes(x: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Codes of x [..., D], the largest of each row at the end of the range, and the rows' steps fp32 [...]."""
+    """Codes of x [..., D], the largest of each row at the end of the range, and the rows' steps fp32 [...], NaN for a
+    row with a NaN."""
     largest = x.float().abs().amax(-1)
     scaled = x.float() * (LARGEST[dtype] / largest.clamp(min=TINY))[..., None]
     if dtype == INT8:
@@ -157,3 +160,13 @@ def _quantise_triton(
 
 
 _quantise_op = registry.custom_op("quantise_chunks", _quantise_triton, _quantise_fake)
+
+
+def trial(device: torch.device, dtype: torch.dtype, head_dim: int) -> None:
+    """The smallest call (registry.trial_problem)."""
+    tokens, offsets, index = one_block(device)
+    _, start, live = chunk_layout(offsets, 64)
+    x = torch.zeros(1, 1, 64, head_dim, dtype=dtype, device=device)
+    layout = tokens, index, start, live
+    options = {"shift": key_shift(x), "steps": None, "formats": Formats(INT8, None), "backend": "triton"}
+    quantise_chunks(x, x, *layout, **options)

@@ -7,6 +7,7 @@ is never chosen for it: it gives the same answer, but slowly, so running it is t
 import functools
 import importlib
 import os
+import re
 import shutil
 import sys
 import sysconfig
@@ -24,6 +25,9 @@ HALF = (torch.float16, torch.bfloat16)
 FLOATS = (*HALF, torch.float32)
 AMD = ("gfx90a", "gfx94", "gfx95", "gfx11", "gfx12")  # the generations with bf16 matrix instructions
 INTERPRETED = (torch.float16, torch.float32)  # the interpreter multiplies the bit patterns of bfloat16
+
+
+TRITONS = ((3, 3), (3, 9))  # the oldest and the newest with which all kernels are compiled in our tests
 
 
 class Requirement(NamedTuple):
@@ -45,6 +49,7 @@ REQUIREMENTS: dict[str, dict[str, Requirement]] = {
     "block_mean": _ATTENTION,
     "compensation_error": _ATTENTION,
     "gather": _ATTENTION,
+    "quantise": _ATTENTION,
     "row_attention": _ATTENTION,
     "group": {"triton": Requirement(), "reference": Requirement()},
     "top_p": {"triton": Requirement((torch.float32,)), "reference": Requirement((torch.float32,))},
@@ -66,6 +71,17 @@ class Row(NamedTuple):
 def interpreted() -> bool:
     """True when Triton runs in its Python interpreter (TRITON_INTERPRET, read as Triton reads it)."""
     return os.environ.get("TRITON_INTERPRET", "").lower() in ("1", "true", "on", "yes", "y")
+
+
+@functools.cache
+def triton_version() -> tuple[int, int]:
+    """Major and minor version of the installed Triton: what older ones lack goes by it. (0, 0) where there is none."""
+    try:
+        found = importlib.import_module("triton").__version__
+    except Exception:  # a broken installation raises whatever its libraries do
+        return 0, 0
+    major, minor = re.match(r"(\d+)\.(\d+)", found).groups()
+    return int(major), int(minor)
 
 
 @functools.cache
@@ -91,6 +107,33 @@ def triton_problem(device_type: str) -> str | None:
         if python_header() is None:
             return "no Python headers (install python3-dev)"
     return None
+
+
+@functools.cache
+def import_problem(operation: str) -> str | None:
+    """Why the file with the operation's kernels cannot be imported with this Triton, or None when it can."""
+    try:
+        importlib.import_module(f".triton.{operation}", __package__)
+    except Exception as error:  # what a Triton lacks may raise anything, on import as in a decorator
+        return f"its kernels cannot be imported: {_in_a_line(error)}"
+    return None
+
+
+@functools.cache
+def trial_problem(operation: str, device: torch.device, dtype: torch.dtype, head_dim: int | None) -> str | None:
+    """Why the operation's kernels cannot be compiled and launched on this GPU, or None when they can: its `trial` is
+    called once in a process. Triton keeps what it compiles on disk. Running out of memory says nothing, and raises."""
+    try:
+        importlib.import_module(f".{operation}", __package__).trial(device, dtype, head_dim)
+    except torch.cuda.OutOfMemoryError:
+        raise
+    except Exception as error:  # Triton, the compilers of the GPU and of C, drivers and libraries raise anything
+        return f"its kernels do not compile here: {_in_a_line(error)}"
+    return None
+
+
+def _in_a_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
 
 
 def c_compiler() -> str | None:
@@ -132,7 +175,11 @@ def nearest(table: Mapping[str, Any], name: str) -> Any:
 def why_not(
     operation: str, backend: str, *, device: torch.device | str, dtype: torch.dtype, head_dim: int | None
 ) -> str | None:
-    """Why `backend` cannot run `operation` on such tensors, or None when it can. Never syncs."""
+    """Why `backend` cannot run `operation` on such tensors, or None when it can. Never syncs.
+
+    Where nothing else stands in Triton's way its kernels are compiled for the device once, so that what a Triton
+    cannot compile is a reason too.
+    """
     device = torch.device(device)
     needs = REQUIREMENTS[operation][backend]
     dtypes = needs.dtypes
@@ -151,7 +198,15 @@ def why_not(
         return f"dtype {str(dtype).removeprefix('torch.')} is not supported"
     if needs.head_dims is not None and head_dim not in needs.head_dims:
         return f"head dimension {head_dim} is not supported"
-    return None
+    if backend != "triton":
+        return None
+    problem = import_problem(operation)
+    if problem or interpreted():
+        return problem
+    try:
+        return trial_problem(operation, device, dtype, head_dim)
+    except torch.cuda.OutOfMemoryError:
+        return None
 
 
 def choose(

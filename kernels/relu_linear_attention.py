@@ -6,7 +6,9 @@ S is a sum over tokens: an image can be summed strip by strip, and then each str
 
 Both operations work in fp32 whatever the input. Precision of the kernels, beside the error of the reference: products
 of 16-bit keys and values are exact; fp32 numbers are multiplied as three bf16 parts each, six products, which drops
-at most 2^-24 of a product (numbers below 1e-30 keep fewer bits, those above 3.38e38 overflow). Matrix units
+at most 2^-24 of a product (numbers below 1e-30 keep fewer bits, those above 3.38e38 overflow). A Triton before 3.6
+cannot: there NVIDIA's cards multiply two TF32 parts each, three products, which drops at most 2^-20 of a product, and
+AMD's multiply plain fp32 without matrix units. Matrix units
 cut off instead of rounding where they add, so a chain of their sums may lose 2^-23 of what it holds in each step of 16
 tokens: no chain is longer than one of PART tokens, and the rest is added in plain fp32.
 
@@ -101,3 +103,9 @@ def _apply_triton(qkv: Tensor, sums: Tensor, head_dim: int) -> Tensor:
 
 
 _apply_op = registry.custom_op("apply_sums", _apply_triton, _apply_fake)
+
+
+def trial(device: torch.device, dtype: torch.dtype, head_dim: int) -> None:
+    """The smallest call (registry.trial_problem)."""
+    qkv = torch.zeros(1, 3 * head_dim, 8, 8, dtype=dtype, device=device)
+    apply_sums(qkv, kv_sums(qkv, head_dim=head_dim, backend="triton"), head_dim=head_dim, backend="triton")

@@ -53,3 +53,9 @@ def _rows_triton(queries: Tensor, k: Tensor, v: Tensor, scale: float) -> tuple[T
 
 
 _rows_op = registry.custom_op("row_attention", _rows_triton, _rows_fake)
+
+
+def trial(device: torch.device, dtype: torch.dtype, head_dim: int) -> None:
+    """The smallest call (registry.trial_problem)."""
+    x = torch.zeros(1, 1, 64, head_dim, dtype=dtype, device=device)
+    row_attention(x[:, :, :16], x, x, scale=1.0, backend="triton")

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from . import registry
-from .quantise import LARGEST, row_codes
+from .quantise import INT8, LARGEST, row_codes
 
 
 def quantise_rows(x: Tensor, smooth: Tensor | None, dtype: torch.dtype, *, backend: str) -> tuple[Tensor, Tensor]:
@@ -63,3 +63,10 @@ def _sums_triton(
 
 
 _sums_op = registry.custom_op("scale_sums", _sums_triton, _sums_fake)
+
+
+def trial(device: torch.device, dtype: torch.dtype, head_dim: None) -> None:
+    """The smallest call (registry.trial_problem)."""
+    x = torch.zeros(16, 1024, dtype=dtype, device=device)
+    codes, steps = quantise_rows(x, None, INT8, backend="triton")
+    scale_sums(codes.int(), steps, steps.new_ones(1024), None, dtype, backend="triton")

@@ -103,3 +103,10 @@ def _select_triton(
 
 
 _select_op = registry.custom_op("select_blocks", _select_triton, _select_fake)
+
+
+def trial(device: torch.device, dtype: torch.dtype, head_dim: None) -> None:
+    """The smallest call (registry.trial_problem)."""
+    scores = torch.zeros(1, 1, 1, 16, dtype=dtype, device=device)
+    sizes = torch.ones(1, 1, 16, dtype=torch.int32, device=device)
+    select_blocks(scores, sizes, top_p=0.9, floor=0.1, backend="triton")

@@ -111,3 +111,9 @@ def _unpack_triton(
 
 
 _unpack_op = registry.custom_op("unpack_w4", _unpack_triton, _unpack_fake)
+
+
+def trial(device: torch.device, dtype: torch.dtype, head_dim: None) -> None:
+    """The smallest call (registry.trial_problem)."""
+    codes = torch.zeros(64, 64, dtype=torch.int8, device=device)
+    unpack_w4(codes, codes.new_ones(2, 64, dtype=dtype), grid=INT4, dtype=dtype, backend="triton")

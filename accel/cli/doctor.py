@@ -1,4 +1,5 @@
-"""`dit-accel doctor`: what was found on this machine, and which operation runs on which backend."""
+"""`dit-accel doctor`: what was found on this machine, which operation runs where, and what to do about those that have
+no kernel."""
 
 from __future__ import annotations
 
@@ -10,13 +11,14 @@ from pathlib import Path
 
 from ..headless.server import find_comfyui, missing_comfyui
 from . import versions
+from .operations import Trouble, try_operations
 from .table import table
 
 PACK = Path(__file__).parents[2]
 
 
 def run(options: argparse.Namespace) -> int:
-    """Prints the report; always 0, since nothing that it can find is an error."""
+    """Prints the report; 0 where everything runs, else 1."""
     facts = [
         ("pack", f"{PACK} (version {versions.version('dit-accel') or 'not installed with pip'})"),
         ("python", f"{platform.python_version()}, {sys.executable}"),
@@ -25,12 +27,17 @@ def run(options: argparse.Namespace) -> int:
         *_torch_facts(),
         *_comfyui_facts(),
     ]
-    width = max(len(name) for name, _ in facts)
-    lines = [f"{name:<{width}}  {value}" for name, value in facts]
+    troubles, lines = [], []
+    if find_comfyui() is None:
+        troubles.append(Trouble("no ComfyUI was found", "set COMFYUI_PATH to ComfyUI's folder"))
     if versions.version("torch"):
-        lines += ["", _operations(), "", _compute()]
-    print("\n".join(lines))
-    return 0
+        tables, found = try_operations()
+        troubles += found
+        lines = ["", *tables, "", _compute(), ""]
+    else:
+        troubles.append(Trouble("torch is not installed", "install ComfyUI's requirements in this Python environment"))
+    print("\n".join([*_aligned(facts), *lines, *_aligned(_verdict(troubles))]))
+    return 1 if troubles else 0
 
 
 def comfyui_version(comfyui: Path) -> str:
@@ -38,6 +45,20 @@ def comfyui_version(comfyui: Path) -> str:
     file = comfyui / "comfyui_version.py"
     match = re.search(r'__version__ = "([^"]+)"', file.read_text("utf-8")) if file.is_file() else None
     return match[1] if match else "unknown version"
+
+
+def _aligned(facts: list[tuple[str, str]]) -> list[str]:
+    width = max(len(name) for name, _ in facts)
+    return [f"{name:<{width}}  {value}" for name, value in facts]
+
+
+def _verdict(troubles: list[Trouble]) -> list[tuple[str, str]]:
+    if not troubles:
+        return [("verdict", "everything runs"), ("next step", "none: the nodes can be used")]
+    return [
+        ("verdict", "not everything runs: " + "; ".join(trouble.what for trouble in troubles)),
+        *(("next step", remedy) for remedy in dict.fromkeys(trouble.remedy for trouble in troubles)),
+    ]
 
 
 def _triton() -> str:
@@ -82,19 +103,6 @@ def _comfyui_facts() -> list[tuple[str, str]]:
         ("ComfyUI", f"{comfyui} ({comfyui_version(comfyui)})"),
         ("custom_nodes", f"holds this pack as {links[0].name}" if links else "does not hold this pack"),
     ]
-
-
-def _operations() -> str:
-    import torch
-
-    from ...kernels import registry
-
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    rows = [
-        (row.operation, row.backend, "yes" if row.usable else f"no: {row.reason}")
-        for row in registry.operations(device)
-    ]
-    return table(("operation", "backend", f"usable on {device}"), rows)
 
 
 def _compute() -> str:

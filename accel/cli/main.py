@@ -37,7 +37,13 @@ def _parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(required=True, metavar="command")
 
-    doctor = commands.add_parser("doctor", help="what was found here, and what runs on it")
+    doctor = commands.add_parser(
+        "doctor",
+        help="what was found here, and what runs on it",
+        description="Says what was found here, compiles every kernel once for each kind of GPU, and says which "
+        "operation runs where, why not, and what to do next.",
+        epilog="Exit status: 0 where everything runs, 1 where something does not, which the verdict names.",
+    )
     doctor.set_defaults(module="doctor")
 
     demo = commands.add_parser("demo", help="one graph in a headless ComfyUI, dense and with every pattern")

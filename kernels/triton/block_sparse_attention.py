@@ -9,7 +9,6 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor
-from triton.tools.tensor_descriptor import TensorDescriptor
 
 from .quantise import row_codes
 
@@ -50,6 +49,7 @@ def launch(
     scale: float,
     return_lse: bool,
     largest: float,
+    chunk: int,
     live_bits: int,
     config: Config,
 ) -> tuple[Tensor, Tensor]:
@@ -66,8 +66,6 @@ def launch(
     batch, heads, length, dim = q.shape
     entries, counts = lists
     key_steps, tail_steps, value_steps = steps
-    capacity = entries.shape[3]
-    chunk = k.shape[2] // capacity
     tile_block, tile_start, tile_live = tiles
     out = q.new_empty(batch, length, heads, dim)
     lse = q.new_empty((batch, heads, length) if return_lse else (0,), dtype=torch.float32)
@@ -99,7 +97,8 @@ def launch(
             length,
             tile_block.shape[1],
             counts.shape[2],
-            capacity,
+            k.shape[2] // chunk,
+            entries.shape[3],
             keep.shape[3],
             tail_keys.shape[2],
             scale * math.log2(math.e),
@@ -119,8 +118,10 @@ def launch(
     return out, lse
 
 
-def _descriptor(chunks: Tensor, rows: int, columns: int) -> TensorDescriptor:
+def _descriptor(chunks: Tensor, rows: int, columns: int):
     """A contiguous tensor of chunks as a stack of blocks [rows, columns], one a chunk, for the chip's copy engine."""
+    from triton.tools.tensor_descriptor import TensorDescriptor  # from Triton 3.4 on
+
     return TensorDescriptor.from_tensor(chunks.view(-1, columns), [rows, columns])
 
 
@@ -133,10 +134,14 @@ def _logits(queries, query_steps, keys, key_steps):
 
 @triton.jit
 def _load_values(values, rows, mask, DIM: tl.constexpr, CHUNK: tl.constexpr, TRANSPOSED: tl.constexpr):
-    """Value rows [K, D]; of chunks that are stored transposed, 16 keys of a channel are one load."""
+    """Value rows [K, D]; of chunks that are stored transposed, 16 keys of a channel are one load. mask [K]: the same
+    for all rows of such a chunk."""
     dim = tl.arange(0, DIM)
     if TRANSPOSED:
-        source = values + dim[:, None] * CHUNK + ((rows // CHUNK) * (CHUNK * DIM) + rows % CHUNK)[None, :]
+        # Which rows those are is read from memory: that a chunk's lie side by side has to be said.
+        place = (rows // CHUNK) * (CHUNK * DIM) + rows % CHUNK
+        place = tl.max_contiguous(tl.multiple_of(place, CHUNK), CHUNK)
+        source = values + dim[:, None] * CHUNK + place[None, :]
         return tl.trans(tl.load(source) if mask is None else tl.load(source, mask=mask[None, :], other=0.0))
     source = values + rows[:, None] * DIM + dim[None, :]
     return tl.load(source) if mask is None else tl.load(source, mask=mask[:, None], other=0.0)
@@ -156,7 +161,19 @@ def _add_keys(top, total, acc, logits, values, EXPONENT: tl.constexpr):
 
 
 @triton.jit(
-    do_not_specialize=["heads", "length", "tiles", "blocks", "capacity", "key_blocks", "tail_rows", "scale_log2"]
+    do_not_specialize=[
+        "keep_batch",
+        "keep_head",
+        "keep_row",
+        "heads",
+        "length",
+        "tiles",
+        "blocks",
+        "capacity",
+        "key_blocks",
+        "tail_rows",
+        "scale_log2",
+    ]
 )
 def _attend(
     q,
@@ -190,6 +207,7 @@ def _attend(
     tiles,
     blocks,
     capacity,
+    room,
     key_blocks,
     tail_rows,
     scale_log2,
@@ -235,10 +253,10 @@ def _attend(
     first_chunk = (pair * capacity).to(tl.int32)  # descriptors count rows of all heads, in 32 bits
     key_steps += pair * capacity * CHUNK
     count = tl.load(counts + pair * blocks + block)
-    entries += (pair * blocks + block) * capacity
+    entries += (pair * blocks + block) * room
     lane = tl.arange(0, KEYS)
-    slot = lane // CHUNK
-    within = lane % CHUNK
+    slot = tl.arange(0, KEYS // CHUNK)
+    within = tl.arange(0, CHUNK)
 
     top = tl.full((QUERIES,), float("-inf"), tl.float32)
     total = tl.zeros((QUERIES,), tl.float32)
@@ -246,18 +264,19 @@ def _attend(
     for first in range(0, count, KEYS // CHUNK):
         if DESCRIPTORS:  # a step is a chunk
             entry = tl.load(entries + first)
+            chunk = entry >> LIVE_BITS
             live = lane < (entry & ((1 << LIVE_BITS) - 1))
-        else:
-            # Beyond the end the last entry is read again and masked: a row that is not kept is never touched, so
-            # what it holds (NaN in padding, say) cannot leak in, and the loads of k and v need no mask.
-            entry = tl.load(entries + tl.minimum(first + slot, count - 1))
-            live = (within < (entry & ((1 << LIVE_BITS) - 1))) & (first + slot < count)
-        chunk = entry >> LIVE_BITS
-        rows = chunk * CHUNK + within
-        steps = tl.load(key_steps + rows) if LARGEST > 0 else None
-        if DESCRIPTORS:
+            steps = tl.load(key_steps + chunk * CHUNK + lane) if LARGEST > 0 else None
             keys = k.load([(first_chunk + chunk) * CHUNK, 0])
         else:
+            # A list that ends within a step is filled up with its last chunk, without live rows: a row that is not
+            # kept is never touched, so what it holds (NaN in padding, say) cannot leak in, and the loads of k and v
+            # need no mask. One entry a chunk is loaded, not one a row, and all of a step at once.
+            entry = tl.load(entries + first + slot)
+            place = (entry >> LIVE_BITS)[:, None] * CHUNK + within[None, :]
+            live = tl.reshape(within[None, :] < (entry & ((1 << LIVE_BITS) - 1))[:, None], (KEYS,))
+            steps = tl.reshape(tl.load(key_steps + place), (KEYS,)) if LARGEST > 0 else None
+            rows = tl.reshape(place, (KEYS,))
             keys = tl.load(k + rows[:, None] * DIM + dim[None, :])
         logits = tl.where(live[None, :], _logits(queries, query_steps, keys, steps), float("-inf"))
         if not DESCRIPTORS:
@@ -280,16 +299,20 @@ def _attend(
             steps = tl.load(tail_steps + pair * tail_rows + other, mask=dropped, other=0.0) if LARGEST > 0 else None
             keys = tl.load(tail_keys + other[:, None] * DIM + dim[None, :], mask=dropped[:, None], other=0.0)
             logits = _logits(queries, query_steps, keys, steps) + (bias * 1.4426950408889634)[None, :]
-            values = _load_values(tail_values, other, dropped, DIM, CHUNK, EXPONENT > 0)
+            # Whole chunks at 8 bits: what a kept block has there gets a weight of 0, and is NaN in NaN channels alone.
+            needed = other // CHUNK < tail_rows // CHUNK if EXPONENT > 0 else dropped
+            values = _load_values(tail_values, other, needed, DIM, CHUNK, EXPONENT > 0)
             top, total, acc = _add_keys(top, total, acc, logits, values, EXPONENT)
 
-    # Without any key the sum is 0: divide by 1, and top, still -inf, is the log-sum-exp.
-    total = tl.where(total > 0, total, 1.0)
+    # Without any key the sum is 0: divide by 1, and top, still -inf, is the log-sum-exp. A NaN among the logits is in
+    # the sum, though a GPU's maxima drop it: its weight is NaN, and no later product or sum makes that a number again.
+    # So both results are NaN, and the loops need not look for it.
+    total = tl.where(total == 0, 1.0, total)
     result = acc / total[:, None]
     if EXPONENT > 0:
         result *= tl.load(value_steps + pair * DIM + dim)[None, :]
         if out.dtype.element_ty == tl.float16:  # rounded weights may add up to a little more than their sum
-            result = tl.minimum(tl.maximum(result, -65504.0), 65504.0)
+            result = tl.clamp(result, -65504.0, 65504.0, propagate_nan=tl.PropagateNan.ALL)
     target = ((batch * length + token) * heads + head) * DIM
     tl.store(out + target[:, None] + dim[None, :], result.to(out.dtype.element_ty), mask=live_row[:, None])
     if LSE:

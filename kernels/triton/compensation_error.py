@@ -148,6 +148,8 @@ def _error(
     pooled = tl.exp2(pooled_score - top)
     size = (end - start).to(tl.float32)
     error = exact - 2 * pooled * cross + pooled * pooled * size * tl.sum(value_mean * value_mean, axis=0)
-    natural = (tl.log2(tl.maximum(error, 0.0)) + 2 * top) * 0.6931471805599453
+    # NaN stays, which a GPU's maximum would drop: it is no error of 0.
+    error = tl.maximum(error, 0.0, propagate_nan=tl.PropagateNan.ALL)
+    natural = (tl.log2(error) + 2 * top) * 0.6931471805599453
     natural = tl.where(size > 0, natural, float("-inf"))
     tl.store(out + (pair * rows + row) * blocks + block, natural, mask=inside)

@@ -38,13 +38,19 @@ def launch_gather(
 
 
 def launch_lists(
-    keep: Tensor, chunk_block: Tensor, chunk_live: Tensor, index: Tensor, *, live_bits: int
-) -> tuple[Tensor, Tensor]:
-    """See gather.chunk_lists. live_bits: the low bits of an entry, which hold the live rows."""
+    keep: Tensor,
+    chunk_block: Tensor,
+    chunk_live: Tensor,
+    index: Tensor,
+    entries: Tensor,
+    counts: Tensor,
+    *,
+    live_bits: int,
+    filled: int,
+) -> None:
+    """See gather.chunk_lists; the result goes to `entries` and `counts`. live_bits: the low bits of an entry, which
+    hold the live rows; filled: lists are filled to a multiple of this many entries, a power of two."""
     batch, heads, queries, _ = keep.shape
-    capacity = chunk_block.shape[1]
-    entries = keep.new_empty(batch, heads, queries, capacity, dtype=torch.int32)
-    counts = keep.new_empty(batch, heads, queries, dtype=torch.int32)
     with torch.cuda.device_of(keep):
         _lists[(queries, batch * heads)](
             keep,
@@ -56,11 +62,12 @@ def launch_lists(
             *keep.stride(),
             heads,
             queries,
-            capacity,
+            chunk_block.shape[1],
+            entries.shape[3],
             TILE=LIST_TILE,
             LIVE_BITS=live_bits,
+            FILLED=filled,
         )
-    return entries, counts
 
 
 @triton.jit
@@ -105,7 +112,7 @@ def _gather(
     tl.store(target + row[:, None] * DIM + dim[None, :], values, mask=inside[:, None])
 
 
-@triton.jit(do_not_specialize=["heads", "queries", "capacity"])
+@triton.jit(do_not_specialize=["keep_batch", "keep_head", "keep_query", "heads", "queries", "capacity", "room"])
 def _lists(
     keep,
     entries,
@@ -120,15 +127,18 @@ def _lists(
     heads,
     queries,
     capacity,
+    room,
     TILE: tl.constexpr,
     LIVE_BITS: tl.constexpr,
+    FILLED: tl.constexpr,
 ):
     query = tl.program_id(0)
     pair = tl.program_id(1).to(tl.int64)
     order = tl.load(index + pair).to(tl.int64)
     kept_row = keep + (pair // heads) * keep_batch + (pair % heads) * keep_head + query * keep_query
-    target = entries + (pair * queries + query) * capacity
+    target = entries + (pair * queries + query) * room
     count = 0
+    last = 0
     for first in range(0, capacity, TILE):
         chunk = first + tl.arange(0, TILE)
         inside = chunk < capacity
@@ -138,4 +148,7 @@ def _lists(
         place = count + tl.cumsum(kept, axis=0) - kept
         tl.store(target + place, (chunk << LIVE_BITS) | live, mask=kept > 0)
         count += tl.sum(kept, axis=0)
+        last = tl.maximum(last, tl.max(tl.where(kept > 0, chunk, 0), axis=0))
+    lane = tl.arange(0, FILLED)
+    tl.store(target + count + lane, last << LIVE_BITS, mask=lane < -count & (FILLED - 1))
     tl.store(counts + pair * queries + query, count)

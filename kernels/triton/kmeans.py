@@ -2,9 +2,11 @@
 
 # ruff: noqa: N803 - constexpr arguments are written in capitals, as Triton code does
 
+import math
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 import triton
 import triton.language as tl
 from torch import Tensor
@@ -34,6 +36,11 @@ def launch_assign(x: Tensor, centroids: Tensor, half_norms: Tensor) -> Tensor:
     """See kmeans.assign."""
     batch, heads, tokens, dim = x.shape
     config = registry.nearest(CONFIGS, registry.architecture(x.device))
+    # Whole tiles, so that their loads are wide and need no masks. What fills the last one is infinitely far.
+    missing = -centroids.shape[2] % config.centroids
+    if missing:
+        centroids = F.pad(centroids, (0, 0, 0, missing))
+        half_norms = F.pad(half_norms, (0, missing), value=math.inf)
     labels = x.new_empty(batch, heads, tokens, dtype=torch.int32)
     with torch.cuda.device_of(x):
         _assign[(triton.cdiv(tokens, config.tokens), batch * heads)](
@@ -54,7 +61,7 @@ def launch_assign(x: Tensor, centroids: Tensor, half_norms: Tensor) -> Tensor:
     return labels
 
 
-@triton.jit(do_not_specialize=["heads", "tokens", "clusters"])
+@triton.jit(do_not_specialize=["heads", "tokens"])
 def _assign(
     x,
     centroids,
@@ -84,15 +91,9 @@ def _assign(
     best = tl.full((TOKENS, CENTROIDS), float("-inf"), tl.float32)
     first = tl.zeros((TOKENS, CENTROIDS), tl.int32)
     for start in range(0, clusters, CENTROIDS):
-        cluster = start + lane
-        real = cluster < clusters
-        columns = tl.load(
-            centroids + (pair * clusters + cluster)[:, None] * DIM + dim[None, :],
-            mask=real[:, None],
-            other=0.0,
-        )
-        half = tl.load(half_norms + pair * clusters + cluster, mask=real, other=float("inf"))
-        score = tl.dot(rows, tl.trans(columns)) - half[None, :]
+        cluster = pair * clusters + start + lane
+        columns = tl.load(centroids + cluster[:, None] * DIM + dim[None, :])
+        score = tl.dot(rows, tl.trans(columns)) - tl.load(half_norms + cluster)[None, :]
         better = score > best
         best = tl.where(better, score, best)
         first = tl.where(better, start, first)

@@ -58,8 +58,10 @@ def launch(
 
 @triton.jit
 def row_codes(x, LARGEST: tl.constexpr, dtype: tl.constexpr):
-    """Codes of the rows of x fp32 [R, D], int8 or float8e4nv, and the rows' steps [R]."""
-    largest = tl.max(tl.abs(x), axis=1)
+    """Codes of the rows of x fp32 [R, D], int8 or float8e4nv, and the rows' steps [R]. The step of a row with a NaN is
+    NaN, and so is all that is multiplied by it; no code of INT8 could say so."""
+    # Magnitudes rank alike as floats and as integers, where NaN ranks highest. A GPU's maximum of floats drops it.
+    largest = tl.max(x.to(tl.int32, bitcast=True) & 0x7FFFFFFF, axis=1).to(tl.float32, bitcast=True)
     scaled = x * (LARGEST / tl.maximum(largest, 1e-30))[:, None]
     if dtype == tl.int8:
         scaled = tl.floor(scaled + 0.5)
@@ -119,7 +121,7 @@ def _quantise(
     if LARGEST_VALUE > 0:  # each chunk is stored transposed
         step = tl.load(steps + pair * DIM + dim)
         x = x.to(tl.float32) / tl.maximum(step, 1e-30)[None, :]
-        x = tl.minimum(tl.maximum(x, -LARGEST_VALUE), LARGEST_VALUE)
+        x = tl.clamp(x, -LARGEST_VALUE, LARGEST_VALUE, propagate_nan=tl.PropagateNan.ALL)
         chunk = (pair * capacity + row // CHUNK) * (CHUNK * DIM)
         target = (chunk + row % CHUNK)[:, None] + dim[None, :] * CHUNK
     else:

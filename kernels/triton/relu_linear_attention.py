@@ -63,11 +63,19 @@ def _options(qkv: Tensor, head_dim: int, part: int) -> dict:
         "DIM": head_dim,
         "PART": part,
         "TOKENS": numbers // head_dim,
-        # The interpreter multiplies in fp32 and has no word for six products in bf16.
-        "PRECISION": "ieee" if chip == "interpreter" else "bf16x6",
+        "PRECISION": _precision(chip),
         "num_warps": 4,
         "num_stages": 3,
     }
+
+
+def _precision(chip: str) -> str:
+    """How fp32 numbers are multiplied: what it costs in accuracy stands in kernels/relu_linear_attention.py."""
+    if chip == "interpreter":
+        return "ieee"  # it multiplies in fp32 and has no word for parts
+    if registry.triton_version() >= (3, 6):
+        return "bf16x6"
+    return "tf32x3" if chip.startswith("sm_") else "ieee"
 
 
 @triton.jit

@@ -32,7 +32,8 @@ def measure(chip: str) -> list[dict]:
         def run(trees: bool, tail: bool, tall: bool) -> None:
             if trees:
                 compile_for.call_trees(torch.bfloat16, 128)
-            compile_for.call_attention(torch.bfloat16, 128, False, tail, tall, None)
+            compile_for.attend(torch.bfloat16, 128, False, tail, tall, None)
+            compile_for.call_planning(torch.bfloat16, 128)
 
         rows = []
         for pattern, kind in PATTERNS.items():

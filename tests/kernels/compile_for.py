@@ -1,20 +1,27 @@
-"""Compile every kernel as its public function would launch it on another chip: `python compile_for.py sm_90`.
+"""Compile every kernel as its public function would launch it on another chip: `python compile_for.py sm_90`. With
+`--few`, every kernel and every format of it, but not each of their combinations: for one of many Tritons.
 
 No GPU is needed. The functions are called on small CPU tensors with a driver that names the chip and with launching
 replaced by compiling, so the signatures, configurations and alignments are the real ones. Prints one JSON list:
 kernel, dtype, head_dim, lse, tail, tall (whether key blocks are said to fit tall chunks), keys and values (16-bit, int8
 or fp8), registers, spills (bytes of local memory a thread), shared (bytes a program), matrix (the matrix instructions
-used, or none), copies (how many copies by tensor descriptor there are in the code).
+used, or none), copies (how many copies by tensor descriptor there are in the code), step (machine instructions in a
+round of the first loop of matrix products, 0 where there is none or where the chip is AMD's), bytes (loads of single
+bytes among them).
 
 A program of its own because Triton's interpreter, which the other tests use, cannot be left within a process.
 """
 
+import argparse
+import importlib
 import itertools
 import json
+import os
 import re
+import shutil
 import subprocess
-import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -66,38 +73,47 @@ def compile_only(self, *args, grid, warmup, **kwargs):
     compiled.append(run(self, *args, grid=grid, warmup=True, **kwargs))
 
 
-def call_attention(
-    dtype: torch.dtype, dim: int, lse: bool, with_tail: bool, tall: bool, formats: Formats | None
-) -> None:
-    """Each operation of a run's attention and planning once; strides and addresses align as at real sizes."""
+def attend(dtype: torch.dtype, dim: int, lse: bool, with_tail: bool, tall: bool, formats: Formats | None) -> None:
+    """Attention with a map of its own for every head and with one for all."""
+    q, k, v, order = small_call(dtype, dim)
+    tokens, offsets, index = order
+    for keep in (torch.ones(1, 2, 3, 3, dtype=torch.bool), torch.ones(3, 3, dtype=torch.bool).expand(1, 2, 3, 3)):
+        block_sparse_attention(
+            q,
+            k,
+            v,
+            query_tokens=tokens,
+            query_offsets=offsets,
+            query_index=index,
+            key_tokens=tokens,
+            key_offsets=offsets,
+            key_index=index,
+            key_tall_chunks=3 if tall else None,
+            keep=keep,
+            tail=Tail(k[:, :, :3].contiguous(), v[:, :, :3].contiguous(), torch.zeros(1, 2, 3)) if with_tail else None,
+            formats=formats,
+            scale=1.0,
+            return_lse=lse,
+            backend="triton",
+        )
+
+
+def small_call(dtype: torch.dtype, dim: int):
+    """q, k and v, and an order; strides and addresses align as at real sizes."""
     q, k, v = (torch.zeros(1, 64, 2, dim, dtype=dtype).transpose(1, 2) for _ in range(3))
-    tokens = torch.arange(64, dtype=torch.int32)[None]
     offsets = torch.tensor([[0, 16, 32, 64]], dtype=torch.int32)
-    index = torch.zeros(1, 2, dtype=torch.int32)
-    block_sparse_attention(
-        q,
-        k,
-        v,
-        query_tokens=tokens,
-        query_offsets=offsets,
-        query_index=index,
-        key_tokens=tokens,
-        key_offsets=offsets,
-        key_index=index,
-        key_tall_chunks=3 if tall else None,
-        keep=torch.ones(1, 2, 3, 3, dtype=torch.bool),
-        tail=Tail(k[:, :, :3].contiguous(), v[:, :, :3].contiguous(), torch.zeros(1, 2, 3)) if with_tail else None,
-        formats=formats,
-        scale=1.0,
-        return_lse=lse,
-        backend="triton",
-    )
+    return q, k, v, (torch.arange(64, dtype=torch.int32)[None], offsets, torch.zeros(1, 2, dtype=torch.int32))
+
+
+def call_planning(dtype: torch.dtype, dim: int) -> None:
+    """Each other operation of a run's attention once."""
+    q, k, v, order = small_call(dtype, dim)
     centroids = k[:, :, :16].contiguous()
     kmeans.assign(q, centroids, backend="triton")
     group(torch.zeros(1, 2, 64, dtype=torch.int32), 1000, backend="triton")
-    block_mean(q, tokens, offsets, index, backend="triton")
+    block_mean(q, *order, backend="triton")
     means = k[:, :, :3].contiguous()
-    log_compensation_error(centroids, k, v, tokens, offsets, index, means, means, scale=1.0, backend="triton")
+    log_compensation_error(centroids, k, v, *order, means, means, scale=1.0, backend="triton")
     row_attention(q[:, :, :16], k, v, scale=1.0, backend="triton")
     call_select(1000, 0.9)
 
@@ -158,12 +174,28 @@ def call_autoencoder(dtype: torch.dtype, dim: int) -> None:
         apply_sums(tokens, sums, head_dim=dim, backend="triton")
 
 
+def first_loop(code: str) -> list[str]:
+    """The instructions of the first loop of matrix products in cuobjdump's listing of machine code."""
+    listed = re.findall(r"^\s*/\*([0-9a-f]{4,})\*/\s+(.*?)\s*;", code, re.MULTILINE)
+    place = {int(address, 16): number for number, (address, _) in enumerate(listed)}
+    for end, (_, instruction) in enumerate(listed):
+        jump = re.search(r"\bBRA\b.* 0x([0-9a-f]+)", instruction)
+        if jump is None or place.get(int(jump[1], 16), end + 1) > end:
+            continue
+        loop = [text for _, text in listed[place[int(jump[1], 16)] : end + 1]]
+        if any(re.search(r"\b[A-Z]*MMA\b", text) for text in loop):
+            return loop
+    return []
+
+
 MATRIX = r"(?:wgmma\.mma_async|tcgen05\.mma|mma\.sync|v_mfma|v_wmma)\S*"
 FORMAT_NAMES = {torch.int8: "int8", torch.float8_e4m3fn: "fp8", None: "16-bit"}
 
 
-def resources(kernel) -> dict[str, int | str]:
-    """Registers, spilled bytes, shared memory and matrix instructions, from the machine code where it says so."""
+def resources(kernel, listing: bool) -> dict[str, int | str]:
+    """What a row says of a compiled kernel, from the machine code where it says so; listing: whether that is searched
+    for a loop."""
+    loop: list[str] = []
     matrix = sorted(set(re.findall(MATRIX, kernel.asm.get("ptx") or kernel.asm["amdgcn"])))
     if "amdgcn" in kernel.asm:
         text = kernel.asm["amdgcn"]
@@ -173,7 +205,9 @@ def resources(kernel) -> dict[str, int | str]:
         tool = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
         with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
             Path(file.name).write_bytes(kernel.asm["cubin"])
-            text = subprocess.run([tool, "-res-usage", file.name], capture_output=True, text=True, check=True).stdout
+            wanted = ["-res-usage", "-sass"] if matrix and listing else ["-res-usage"]
+            text = subprocess.run([tool, *wanted, file.name], capture_output=True, text=True, check=True).stdout
+        loop = first_loop(text)
         registers = int(re.search(r"REG:(\d+)", text)[1])
         spills = int(re.search(r"STACK:(\d+)", text)[1]) + int(re.search(r"LOCAL:(\d+)", text)[1])
     return {
@@ -182,44 +216,70 @@ def resources(kernel) -> dict[str, int | str]:
         "shared": kernel.metadata.shared,
         "matrix": " ".join(matrix) or "none",
         "copies": kernel.asm.get("ptx", "").count("cp.async.bulk.tensor"),
+        "step": len(loop),
+        "bytes": sum(bool(re.search(r"\bLDG\S*\.[US]8\b", text)) for text in loop),
     }
 
 
 def compile_as(chip: str) -> None:
     """From here on, launching a kernel compiles it for `chip` and appends what came out to `compiled`."""
     driver.set_active(NamedChip(chip))
+    # Before 3.5 Triton links with ROCm's linker, which a machine without ROCm lacks. Only the assembly is read here.
+    os.environ.setdefault("TRITON_HIP_LLD_PATH", shutil.which("true"))
     registry.architecture = lambda device: chip
     JITFunction.run = compile_only
 
 
-if __name__ == "__main__":
-    chip = sys.argv[1]
-    compile_as(chip)
-    rows = {}
-    for dtype in (torch.float16, torch.bfloat16):
-        for dim in (64, 128):
-            variants = [(lse, tail, None) for lse, tail in ((False, False), (True, False), (False, True))]
-            variants += [
-                (False, tail, formats) for formats in registry.nearest(FORMATS, chip) for tail in (False, True)
-            ]
-            heights = (False, True) if reads_tall_chunks(chip) else (False,)
-            for (lse, tail, formats), tall in itertools.product(variants, heights):
-                compiled.clear()
-                call_attention(dtype, dim, lse, tail, tall, formats)
-                call_trees(dtype, dim)
-                call_others(dtype, dim)
-                call_linear(dtype)
-                keys, values = (FORMAT_NAMES[name] for name in formats or (None, None))
-                for kernel in compiled:
-                    row = {"kernel": kernel.name, "dtype": str(dtype)[6:], "head_dim": dim, "lse": lse, "tail": tail}
-                    row |= {"tall": tall, "keys": keys, "values": values}
-                    # Few kernels depend on all of these; the others come again, with the same hash.
-                    rows.setdefault(kernel.hash, row | resources(kernel))
+def call_all(chip: str) -> Iterator[dict[str, object]]:
+    """Every kernel in all combinations; yields what those have in common that have just been compiled."""
+    heights = (False, True) if reads_tall_chunks(chip) else (False,)
+    for dtype, dim in itertools.product(registry.HALF, (64, 128)):
+        variants = [(lse, tail, None) for lse, tail in ((False, False), (True, False), (False, True))]
+        variants += [(False, tail, formats) for formats in registry.nearest(FORMATS, chip) for tail in (False, True)]
+        for (lse, tail, formats), tall in itertools.product(variants, heights):
+            attend(dtype, dim, lse, tail, tall, formats)
+            yield describe(dtype, dim, lse, tail, tall, formats)
+        for call in (call_planning, call_trees, call_others):
+            call(dtype, dim)
+        yield describe(dtype, dim)
+        call_linear(dtype)
+        yield describe(dtype, dim)
     for dtype, dim in itertools.product(registry.FLOATS, (16, 32)):
-        compiled.clear()
         call_autoencoder(dtype, dim)
+        yield describe(dtype, dim)
+
+
+def call_few(chip: str) -> Iterator[dict[str, object]]:
+    """Every kernel, attention at every format."""
+    heights = (False, True) if reads_tall_chunks(chip) else (False,)
+    for formats, tall in itertools.product((None, *registry.nearest(FORMATS, chip)), heights):
+        attend(torch.bfloat16, 128, formats is None, True, tall, formats)
+        yield describe(torch.bfloat16, 128, formats is None, True, tall, formats)
+    for operation, backends in registry.REQUIREMENTS.items():
+        needs = backends["triton"]
+        dtype, dim = (needs.dtypes or registry.HALF)[-1], (needs.head_dims or (None,))[-1]
+        importlib.import_module(f"dit_accel.kernels.{operation}").trial(torch.device("cpu"), dtype, dim)
+        yield describe(dtype, dim or 0)
+
+
+def describe(dtype: torch.dtype, dim: int, lse=False, tail=False, tall=False, formats=None) -> dict[str, object]:
+    """The beginning of a row."""
+    keys, values = (FORMAT_NAMES[name] for name in formats or (None, None))
+    row = {"dtype": str(dtype)[6:], "head_dim": dim, "lse": lse, "tail": tail, "tall": tall}
+    return row | {"keys": keys, "values": values}
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser()
+    parser.add_argument("chip")
+    parser.add_argument("--few", action="store_true")
+    options = parser.parse_args()
+    compile_as(options.chip)
+    rows: dict[str, dict] = {}
+    for description in (call_few if options.few else call_all)(options.chip):
+        # Few kernels depend on all of what was called; the others come again, with the same hash.
         for kernel in compiled:
-            row = {"kernel": kernel.name, "dtype": str(dtype)[6:], "head_dim": dim, "lse": False, "tail": False}
-            row |= {"tall": False, "keys": FORMAT_NAMES[None], "values": FORMAT_NAMES[None]}
-            rows.setdefault(kernel.hash, row | resources(kernel))
+            if kernel.hash not in rows:
+                rows[kernel.hash] = {"kernel": kernel.name} | description | resources(kernel, listing=not options.few)
+        compiled.clear()
     print(json.dumps(list(rows.values())))

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from dit_accel.kernels.gather import CHUNK, LIVE_BITS, TALL, chunk_layout, chunk_lists, gather_chunks
+from dit_accel.kernels.gather import ALIGNED, CHUNK, FILLED, LIVE_BITS, TALL, chunk_layout, chunk_lists, gather_chunks
 
 SIZES = torch.tensor([[17, 0, 1, 16, 40, 15, 0, 44], [0, 100, 1, 1, 1, 14, 16, 0]])
 OFFSETS = torch.nn.functional.pad(SIZES.cumsum(1), (1, 0)).int()
@@ -90,6 +90,11 @@ def check_lists(keep, backend, height):
             if owner >= 0 and keep[b, h, q, owner]
         ]
         assert entries[b, h, q, : int(counts[b, h, q])].tolist() == expected
+        # A step that reads beyond the end meets the last chunk again, and nothing of it is live.
+        filled = -len(expected) % FILLED
+        last = [expected[-1] >> LIVE_BITS << LIVE_BITS] * filled if expected else []
+        assert entries[b, h, q, len(expected) : len(expected) + len(last)].tolist() == last
+    assert entries.shape[3] % ALIGNED == 0 and entries.shape[3] - block.shape[1] < ALIGNED
 
 
 @backends

@@ -111,5 +111,5 @@ def test_custom_ops_keep_their_promises(make_problem):
     calls |= calls_of_linears()
     for name, arguments in calls.items():
         op = getattr(ops, name.split()[0]).default
-        options = {"scale": 0.1, "return_lse": True} if name.startswith("attend_chunks") else {}
+        options = {"chunk": gather.CHUNK, "scale": 0.1, "return_lse": True} if name.startswith("attend_chunks") else {}
         torch.library.opcheck(op, arguments, options, test_utils=("test_schema", "test_faketensor"))

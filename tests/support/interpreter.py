@@ -1,5 +1,6 @@
 """What Triton's interpreter must be cured of before its answers can be compared."""
 
+import numpy as np
 import pytest
 import torch
 
@@ -42,3 +43,12 @@ def bf16_as_hardware_computes_it(monkeypatch):
 
     monkeypatch.setattr(interpreter, "_convert_float", convert)
     monkeypatch.setattr(interpreter.InterpreterBuilder, "create_dot", dot)
+
+
+@pytest.fixture
+def maxima_as_hardware_takes_them(monkeypatch):
+    """The larger of a number and NaN is the number; the interpreter's is NaN."""
+    from triton.runtime.interpreter import InterpreterBuilder
+
+    monkeypatch.setattr(InterpreterBuilder, "create_maxnumf", lambda self, a, b: self.binary_op(a, b, np.fmax))
+    monkeypatch.setattr(InterpreterBuilder, "create_minnumf", lambda self, a, b: self.binary_op(a, b, np.fmin))

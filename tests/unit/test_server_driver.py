@@ -95,8 +95,9 @@ def test_a_wrong_path_is_not_asked_for_again(tmp_path, monkeypatch, capsys):
     assert missing_comfyui() == words
     assert main(["demo"]) == 1
     assert capsys.readouterr().err == f"dit-accel: {words}\n"
-    assert main(["doctor"]) == 0
-    assert words in capsys.readouterr().out
+    assert main(["doctor"]) == 1
+    out = capsys.readouterr().out
+    assert words in out and "no ComfyUI was found" in out
 
 
 def test_no_path_asks_for_one(tmp_path, monkeypatch):
