@@ -7,7 +7,6 @@ is never chosen for it: it gives the same answer, but slowly, so running it is t
 import functools
 import importlib
 import os
-import re
 import shutil
 import sys
 import sysconfig
@@ -80,7 +79,7 @@ def triton_version() -> tuple[int, int]:
         found = importlib.import_module("triton").__version__
     except Exception:  # a broken installation raises whatever its libraries do
         return 0, 0
-    major, minor = re.match(r"(\d+)\.(\d+)", found).groups()
+    major, minor = found.split(".")[:2]
     return int(major), int(minor)
 
 
