@@ -167,6 +167,5 @@ def trial(device: torch.device, dtype: torch.dtype, head_dim: int) -> None:
     tokens, offsets, index = one_block(device)
     _, start, live = chunk_layout(offsets, 64)
     x = torch.zeros(1, 1, 64, head_dim, dtype=dtype, device=device)
-    layout = tokens, index, start, live
-    options = {"shift": key_shift(x), "steps": None, "formats": Formats(INT8, None), "backend": "triton"}
-    quantise_chunks(x, x, *layout, **options)
+    formats = Formats(INT8, None)
+    quantise_chunks(x, x, tokens, index, start, live, shift=key_shift(x), steps=None, formats=formats, backend="triton")

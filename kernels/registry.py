@@ -80,7 +80,7 @@ def triton_version() -> tuple[int, int]:
         found = importlib.import_module("triton").__version__
     except Exception:  # a broken installation raises whatever its libraries do
         return 0, 0
-    major, minor = re.match(r"(\d+)\.(\d+)", found).groups()
+    major, minor = re.findall(r"\d+", found)[:2]
     return int(major), int(minor)
 
 
