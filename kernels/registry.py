@@ -7,6 +7,7 @@ is never chosen for it: it gives the same answer, but slowly, so running it is t
 import functools
 import importlib
 import os
+import re
 import shutil
 import sys
 import sysconfig
@@ -79,7 +80,7 @@ def triton_version() -> tuple[int, int]:
         found = importlib.import_module("triton").__version__
     except Exception:  # a broken installation raises whatever its libraries do
         return 0, 0
-    major, minor = found.split(".")[:2]
+    major, minor = re.findall(r"\d+", found)[:2]
     return int(major), int(minor)
 
 

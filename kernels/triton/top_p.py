@@ -50,7 +50,7 @@ def _threshold(bits, weights, target):
     return low
 
 
-@triton.jit(do_not_specialize=["size_batch", "size_head", "heads", "queries", "blocks", "target", "rank"])
+@triton.jit(do_not_specialize=["heads", "queries", "blocks", "target", "rank"])
 def _select(
     scores,
     sizes,

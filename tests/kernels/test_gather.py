@@ -3,6 +3,8 @@
 import pytest
 import torch
 
+from dit_accel.kernels import registry
+from dit_accel.kernels.attention_configs import FORMATS, choose_config
 from dit_accel.kernels.gather import ALIGNED, CHUNK, FILLED, LIVE_BITS, TALL, chunk_layout, chunk_lists, gather_chunks
 
 SIZES = torch.tensor([[17, 0, 1, 16, 40, 15, 0, 44], [0, 100, 1, 1, 1, 14, 16, 0]])
@@ -109,3 +111,13 @@ def test_lists_longer_than_one_step_of_the_kernel(backend):
     for q in range(2):
         chunks = entries[0, 0, q, : int(counts[0, 0, q])] >> LIVE_BITS
         assert torch.equal(chunks.long(), keep[0, 0, q].nonzero()[:, 0])
+
+
+@pytest.mark.parametrize(
+    "chip", ["sm_80", "sm_86", "sm_89", "sm_90", "sm_100", "sm_120", "gfx942", "gfx1100", "gfx1201"]
+)
+def test_no_step_of_attention_reads_beyond_what_is_filled(chip):
+    for keys, values in (None, None), *registry.nearest(FORMATS, chip):
+        for dim in (64, 128):
+            config = choose_config(chip, dim, keys or torch.bfloat16, values or torch.bfloat16, CHUNK)
+            assert config.keys >= CHUNK and FILLED * CHUNK % config.keys == 0
