@@ -38,7 +38,7 @@ def load(comfy, weights, tmp_path):
     """A model with its blocks' weights as they come from a file of that kind."""
     import comfy.sd
 
-    from dit_accel.accel.comfy.quant import loader
+    from dit_accel.accel.comfy.quant import svdquant
 
     packed, plain = weights
 
@@ -46,7 +46,7 @@ def load(comfy, weights, tmp_path):
         if kept_in == "4 bits":
             tensors, metadata = tensors_of(packed)
             save_file(tensors, tmp_path / "wan.safetensors", metadata=metadata)
-            return loader.load(tmp_path / "wan.safetensors")
+            return svdquant.load(tmp_path / "wan.safetensors")
         if kept_in in FORMATS:
             blocks = [key.removesuffix(".weight") for key in packed if isinstance(packed[key], Weight4)]
             return comfy.sd.load_diffusion_model_state_dict(core_formats.quantised(plain, blocks, kept_in))
