@@ -52,8 +52,7 @@ _16_BIT = {
 # Keys at 8 bits, values at 16.
 _8_16_BIT = {
     128: {
-        "sm_80": Config(QUERY_TILE, 64, 8, 2),
-        "sm_86": Config(QUERY_TILE, 64, 8, 3),
+        "sm_80": Config(QUERY_TILE, 32, 8, 3),
         "sm_90": Config(QUERY_TILE, 64, 8, 3),
         "sm_120": Config(QUERY_TILE, 32, 8, 3),
         "gfx942": Config(QUERY_TILE, 64, 4, 1),
@@ -96,10 +95,9 @@ _BY_FORMAT = {  # whether keys, and whether values, have 8 bits
 }
 
 # For tall chunks, at every head dimension and format; None: the chip has no copies by descriptor. Found in the code
-# that triton 3.6.0 compiles, nothing was timed: at head dimension 128 the key loop on sm_90 shrinks from 503 machine
-# instructions to 436 a step of 64 keys at 16 bits, and from 985 to 559 with INT8 keys and FP8 values, which pointers
-# read row by row; on sm_120 from 896 to 731 and from 1264 to 723. On sm_100 it stays near 500 at 16 bits and shrinks
-# from 1177 to 508 with FP8 values. Beside every copy on sm_120 stands a call, for shared memory of another program of a
+# that triton 3.6.0 compiles, nothing was timed: machine instructions for 64 keys at head dimension 128 are, at 16 bits
+# and with 8-bit values, 436 and 559 on sm_90 (through pointers 436 and 592), 731 and 710 on sm_120 (790 and 780), 511
+# and 508 on sm_100 (394 and 506). Beside every copy on sm_120 stands a call, for shared memory of another program of a
 # cluster: it is never taken here, but has 8 bytes of stack. 128 queries of head dimension 128 spill with 4 warps.
 #
 # tl.range(warp_specialize=True) is not used: on sm_90 it changes nothing with 8 warps and fails in

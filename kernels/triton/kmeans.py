@@ -26,7 +26,7 @@ class Config(NamedTuple):
 CONFIGS = {
     "sm_80": Config(128, 64, 8, 3),
     "gfx942": Config(128, 64, 8, 2),
-    "gfx1100": Config(64, 32, 4, 2),
+    "gfx1100": Config(64, 32, 8, 2),
     "gfx1201": Config(64, 32, 4, 2),
     "interpreter": Config(64, 32, 4, 1),
 }
