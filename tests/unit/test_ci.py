@@ -64,13 +64,14 @@ def pytest_calls(calls):
     return [call for call in calls if call[3].startswith("pytest") and not is_bare(call[0])]
 
 
-def test_one_checkout(run, checkout):
+def test_one_checkout(run, checkout, tmp_path):
     old = checkout("old", "a")
     done, calls = run(COMFYUI_PATH=old)
     assert done.returncode == 0, done.stderr
     first, *tiers = [command for *_, command in pytest_calls(calls)]
     assert first == "pytest --durations=15"
-    assert tiers == [f"pytest -m {tier}" for tier in ("matrix", "thorough", "slow", "browser")]
+    kept = f" -o cache_dir={tmp_path}/dit-accel-ci/compiled"
+    assert tiers == [f"pytest -m {tier}" for tier in (f"matrix{kept}", f"thorough{kept}", "slow", "browser")]
     assert {path for _, path, *_ in pytest_calls(calls)} == {str(old)}
     assert all(ci for _, _, ci, _ in pytest_calls(calls))
     linters = [command for *_, command in calls if command.startswith(("ruff", "lint-imports", "mypy"))]
@@ -105,13 +106,13 @@ def test_a_second_checkout(run, checkout, tmp_path, requirements):
     assert (path, command) == (str(new), "pytest tests/comfy tests/server")
     (first,) = {environment for environment, *_ in before}
     assert (environment == first) == (requirements == "a")
-    installed = [(environment, command) for environment, *_, command in calls if "-r" in command]
+    installed = [(environment, command) for environment, *_, command in calls if "pip install -q -r" in command]
     assert installed[-1] == (environment, f"pip install -q -r {old if requirements == 'a' else new}/requirements.txt")
     kept = {folder.name for folder in (tmp_path / "dit-accel-ci").iterdir()}
     assert {name for name in kept if not is_bare(name)} == {first, environment}
     _, again = run(COMFYUI_PATH=old, COMFYUI_PATH_NEXT=new)
     assert pytest_calls(again) == pytest_calls(calls)
-    assert not any("-r" in command for *_, command in again)
+    assert not any("pip install -q -r" in command for *_, command in again)
 
 
 def test_a_second_checkout_that_is_not_there(run, checkout, tmp_path):
