@@ -510,7 +510,7 @@ def started():
     patcher = SimpleNamespace(
         model=SimpleNamespace(diffusion_model=torch.nn.Identity()), get_model_object=lambda name: sampling
     )
-    return Patch(Settings())._start(patcher, torch.zeros(1, 16, 1, 8, 8), torch.linspace(1, 0, 5))
+    return Patch(Settings())._start(patcher, torch.linspace(1, 0, 5))
 
 
 def test_sampling_starts_beside_broken_files(comfy_folder, card, caplog):
