@@ -55,7 +55,7 @@ def test_the_plain_model(play, name):
         prompt = graph.conditioning(100, width=width)
         samples = graph.ksampler(load(graph), latent, steps=1, cfg=1.0, positive=prompt, negative=prompt)
         graph.add("StandinReadLatent", samples=samples)
-        return play(graph, timeout=200)
+        return play(graph, timeout=600)
 
     def four_bits(graph):
         return graph.add("DitAccelLoadSVDQuant", model_name=f"{name} 4bit.safetensors", compute="auto")
