@@ -7,9 +7,11 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from .. import registry
 from .quantise import row_codes
 
 ROWS, COLUMNS = 4, 512  # scaled by one program
+THREADS, WIDEST = 1024, 16384  # of a program at most; columns from which one takes all of them
 
 
 def quantise(x: Tensor, smooth: Tensor | None, dtype: torch.dtype, *, largest: float) -> tuple[Tensor, Tensor]:
@@ -17,8 +19,10 @@ def quantise(x: Tensor, smooth: Tensor | None, dtype: torch.dtype, *, largest: f
     rows, columns = x.shape
     codes = x.new_empty(rows, columns, dtype=dtype)
     steps = x.new_empty(rows, dtype=torch.float32)
-    # A row stays in registers between the search for its largest number and its rounding.
+    # A row stays in registers between the search for its largest number and its rounding. The widest need all threads
+    # that a program may have: with half of them sm_120 runs out of registers.
     width = triton.next_power_of_2(columns)
+    most = THREADS // (64 if registry.architecture(x.device).startswith("gfx9") else 32)
     with torch.cuda.device_of(x):
         _rows[(rows,)](
             x,
@@ -29,7 +33,7 @@ def quantise(x: Tensor, smooth: Tensor | None, dtype: torch.dtype, *, largest: f
             columns,
             LARGEST=largest,
             WIDTH=width,
-            num_warps=max(1, min(16, width // 1024)),
+            num_warps=most if width >= WIDEST else max(1, width // 1024),
         )
     return codes, steps
 

@@ -38,8 +38,7 @@ NVIDIA = ("mma.sync", "wgmma", "tcgen05.mma")
 # Bytes of local memory a thread. A row of 16,384 key blocks is held in registers and does not quite fit; on sm_120 one
 # value waits there for the tail, outside the loops. With tall chunks it is three values, and 8 bytes of the call that
 # stands beside every copy (attention_configs.py).
-# On sm_120 a row's NaN costs the quantiser of 8-bit inputs two, beside all that it reads and writes.
-SPILLS = {"_select": 192, "_attend": 8, "_rows": 8}
+SPILLS = {"_select": 192, "_attend": 8}
 TALL_SPILLS = {
     "sm_90": 0,
     "sm_100": 0,
