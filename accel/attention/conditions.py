@@ -6,19 +6,24 @@ from collections.abc import Hashable
 
 import torch
 
+from .scalars import Scalars
+
 
 class Conditions:
-    """Bool scalars by key."""
+    """Bool scalars by key; one read answers all of them."""
 
     def __init__(self) -> None:
-        self._pending: list[tuple[Hashable, torch.Tensor]] = []
+        self._keys: list[Hashable] = []
+        self._answers = Scalars(1)
 
     def ask(self, key: Hashable, condition: torch.Tensor) -> None:
         """Never waits."""
-        self._pending.append((key, condition))
+        self._answers.add([condition])
+        self._keys.append(key)
 
     def read(self) -> list[Hashable]:
-        """The keys whose conditions are true; then none is pending any more. Waits for the devices, and needs none of
-        their memory."""
-        pending, self._pending = self._pending, []
-        return [key for key, condition in pending if condition.item()]
+        """The keys whose conditions are true; then none is pending any more. Waits for the device, and needs none of
+        its memory."""
+        keys, answers = self._keys, self._answers
+        self._keys, self._answers = [], Scalars(1)
+        return [key for key, (answer,) in zip(keys, answers.read(), strict=True) if answer]

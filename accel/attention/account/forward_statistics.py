@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ..plan import SparsePlan
+from ..scalars import Scalars
 from .sample import Sample
 from .stopwatch import Stopwatch
 
@@ -41,14 +42,14 @@ class CallNumbers(NamedTuple):
 
 @dataclass
 class _Call:
-    """numbers: of a sparse call, fp32 on its device: density, part that was capped, the output's total if `watched`,
-    and a Sample if there was one."""
+    """place: of a sparse call among the numbers on the device: density, part that was capped, the output's total if
+    `watched`, and a Sample if there was one."""
 
     block: int
     watch: Stopwatch | None
     key: Hashable = None
     top_p: float | None = None
-    numbers: Tensor | None = None
+    place: int | None = None
     watched: bool = False
 
 
@@ -81,6 +82,7 @@ class ForwardStatistics:
     trials: list[tuple[float, float]] = field(default_factory=list)
     observing: float = 0.0
     _calls: list[_Call] = field(default_factory=list)
+    _numbers: Scalars = field(default_factory=lambda: Scalars(3 + len(Sample._fields)))
     _trials: list[tuple[Tensor, Stopwatch]] = field(default_factory=list)
     _observing: list[Stopwatch] = field(default_factory=list)
     _was_read: bool = False
@@ -107,9 +109,9 @@ class ForwardStatistics:
         is finite if the output is. Never waits; a call whose numbers find no memory is not counted."""
         density = plan.density()
         capped = torch.zeros_like(density) if plan.capped is None else plan.capped.mean(dtype=torch.float32)
-        numbers = torch.stack([density, capped, *([] if total is None else [total]), *(sample or ())])
+        place = self._numbers.add([density, capped, *([] if total is None else [total]), *(sample or ())])
         self.sparse[backend] += 1
-        self._calls.append(_Call(block, watch, key, top_p, numbers, watched=total is not None))
+        self._calls.append(_Call(block, watch, key, top_p, place, watched=total is not None))
 
     def record_dense(self, block: int, watch: Stopwatch | None) -> None:
         """One dense video self-attention call; its reason is counted apart."""
@@ -129,14 +131,15 @@ class ForwardStatistics:
         if self._was_read:
             return
         self._was_read = True
-        self.calls = [_read(call) for call in self._calls]
+        numbers = self._numbers.read()
+        self.calls = [_read(call, numbers) for call in self._calls]
         self.finite = self.total is None or math.isfinite(self.total.item())
         self.trials = [(density.item(), sum(watch.laps())) for density, watch in self._trials]
         self.observing = sum(sum(watch.laps()) for watch in self._observing)
         self.measured = {
             call.key: on_host.density
             for call, on_host in zip(self._calls, self.calls, strict=True)
-            if call.numbers is not None
+            if call.place is not None
         }
 
     def seconds(self) -> float:
@@ -144,11 +147,11 @@ class ForwardStatistics:
         return 0.0 if self.watch is None else sum(self.watch.laps())
 
 
-def _read(call: _Call) -> CallNumbers:
+def _read(call: _Call, numbers: Sequence[Sequence[float]]) -> CallNumbers:
     laps = () if call.watch is None else tuple(call.watch.laps())
-    if call.numbers is None:
+    if call.place is None:
         return CallNumbers(call.block, 1.0, 0.0, laps)
-    density, capped, *rest = call.numbers.tolist()
+    density, capped, *rest = numbers[call.place]
     finite = True
     if call.watched:
         total, *rest = rest
