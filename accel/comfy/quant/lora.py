@@ -8,7 +8,7 @@ own formula; for all others the layer is dequantised in every call and patched a
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import comfy.lora
@@ -63,7 +63,7 @@ def patched(weight: Tensor, patches: Sequence[tuple], key: str) -> Tensor:
     return comfy.lora.calculate_weight(patches, weight, key, intermediate_dtype=weight.dtype, original_weights=original)
 
 
-def patches_among(functions: Iterable[Callable | None]) -> tuple[list[tuple], list[Callable]]:
+def patches_among(functions: Sequence[Callable | None]) -> tuple[list[tuple], list[Callable]]:
     """The patches in a layer's weight functions, and the functions that are no patches."""
     # By key: core appends what a layer has already when it moves the layer off the GPU.
     lowvram = {(type(function), function.key): function for function in functions if _is_patch(function)}

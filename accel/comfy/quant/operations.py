@@ -42,16 +42,14 @@ def operations(dtype: torch.dtype, choose: Callable[[Weight4], str]) -> type:
 
             def _load_from_state_dict(self, state_dict, prefix, metadata, strict, missing, unexpected, errors):
                 weight = state_dict.get(f"{prefix}weight")
-                expected = self.out_features, self.in_features
-                if not is_weight4(weight):
+                is_ours = is_weight4(weight)
+                if not is_ours:
                     super()._load_from_state_dict(state_dict, prefix, metadata, strict, missing, unexpected, errors)
-                    # Core takes a weight of any shape.
-                    problem = _misfit(self.weight, expected)
-                else:
-                    problem = _misfit(weight, expected)
+                    weight = self.weight  # of any shape, as core takes it
+                problem = _misfit(weight, (self.out_features, self.in_features))
                 if problem:
                     errors.append(f"{prefix}weight: {problem}")
-                if problem or not is_weight4(weight):
+                if problem or not is_ours:
                     return
                 bias = state_dict.get(f"{prefix}bias")
                 if bias is None and self.bias is not None:
@@ -147,16 +145,13 @@ def share_inputs(model: torch.nn.Module) -> None:
 
 def _misfit(weight: Tensor | None, shape: tuple[int, int]) -> str:
     """What is wrong with a layer's weight in any format, or nothing; the layer may have none."""
-    stored = weight._qdata if isinstance(weight, QuantizedTensor) and not is_weight4(weight) else weight
-    if stored is None or tuple(stored.shape) in _stored_shapes(weight, shape):
+    if weight is None:
         return ""
-    return f"expected shape {shape}, found {tuple(stored.shape)}"
-
-
-def _stored_shapes(weight: Tensor, shape: tuple[int, int]) -> list[tuple[int, ...]]:
-    """The shapes that a weight may have in memory: its own, or that of its format's bytes."""
-    if not isinstance(weight, QuantizedTensor) or is_weight4(weight):
-        return [shape]
-    if hasattr(weight.layout_cls, "get_storage_shape"):
-        return [weight.layout_cls.get_storage_shape(shape)]
-    return [shape, (shape[0], shape[1] // 2)]
+    stored, allowed = weight, [shape]
+    if isinstance(weight, QuantizedTensor) and not is_weight4(weight):
+        # Core says itself that the weight has the layer's shape: what counts are the format's bytes.
+        stored, layout = weight._qdata, weight.layout_cls
+        padded = getattr(layout, "get_storage_shape", None)
+        allowed = [padded(shape)] if padded else [shape, (shape[0], shape[1] // 2)]
+    actual = tuple(stored.shape)
+    return "" if actual in allowed else f"expected shape {shape}, found {actual}"

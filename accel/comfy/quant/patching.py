@@ -12,7 +12,9 @@ import torch
 from comfy.model_patcher import LowVramPatch, ModelPatcher
 from comfy.patcher_extension import CallbacksMP
 from comfy_kitchen.tensor import QuantizedTensor
+from torch import Tensor
 
+from . import lora
 from .weight4_layout import layers
 
 KEY = "dit_accel"
@@ -20,6 +22,9 @@ KEY = "dit_accel"
 
 class ScheduledPatch(LowVramPatch):
     """What the hooks of a condition ask of a layer for this forward."""
+
+    def __call__(self, weight: Tensor) -> Tensor:
+        return lora.patched(weight, self.patches[self.key], self.key)
 
 
 def prepare_patching(patcher: ModelPatcher) -> None:
@@ -31,7 +36,7 @@ def prepare_patching(patcher: ModelPatcher) -> None:
         (CallbacksMP.ON_REGISTER_ALL_HOOK_PATCHES, _take_scheduled),
         (CallbacksMP.ON_PREPARE_STATE, lambda patcher, *_: _schedule(patcher, patcher.current_hooks)),
         (CallbacksMP.ON_APPLY_HOOKS, _schedule),
-        (CallbacksMP.ON_CLEANUP, lambda patcher: _schedule(patcher, None)),
+        (CallbacksMP.ON_CLEANUP, _give_back_scheduled),
     ):
         patcher.add_callback_with_key(event, KEY, callback)
 
@@ -49,18 +54,27 @@ def _attach(patcher: ModelPatcher, *_) -> None:
 def _detach(patcher: ModelPatcher, unpatch_all: bool = True) -> None:
     """After a patcher has let go of its model: nothing of its patches stays in memory."""
     if unpatch_all:
-        for layer in _quantised(patcher.model).values():
+        for layer in layers(patcher.model).values():
             layer.weight_function = [each for each in layer.weight_function if not isinstance(each, LowVramPatch)]
 
 
 def _take_scheduled(patcher: ModelPatcher, *_) -> None:
-    """Before a run: takes the hooks' patches of quantised weights away from core, which would write them in place."""
+    """Before a run: takes the hooks' patches of quantised weights from core, which would write them in place."""
     keys = {f"{name}.weight" for name in _quantised(patcher.model)}
     scheduled = patcher.get_attachment(KEY)
     for hook, patches in patcher.hook_patches.items():
         taken = {key: patches.pop(key) for key in keys & patches.keys()}
         if taken:
             scheduled[hook] = taken
+
+
+def _give_back_scheduled(patcher: ModelPatcher) -> None:
+    """After a run: nothing of its hooks stays with the layers, or in memory once core lets go of them."""
+    _schedule(patcher, None)
+    scheduled = patcher.get_attachment(KEY)
+    for hook in scheduled.keys() & patcher.hook_patches.keys():
+        patcher.hook_patches[hook].update(scheduled[hook])
+    scheduled.clear()
 
 
 def _schedule(patcher: ModelPatcher, hooks) -> None:

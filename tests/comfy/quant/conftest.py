@@ -71,3 +71,19 @@ def plain(comfy, packed):
 
     with torch.inference_mode():
         return comfy.sd.load_diffusion_model_state_dict(dict(packed[1]))
+
+
+@pytest.fixture(scope="module")
+def other(comfy, packed):
+    """Another plain Wan: every weight and bias of the first one changed by a third of its size."""
+    import comfy.sd
+
+    random = torch.Generator().manual_seed(11)
+    with torch.inference_mode():
+        changed = {
+            name: tensor + torch.randn(tensor.shape, generator=random) * tensor.std().nan_to_num() / 3
+            if tensor.is_floating_point() and tensor.numel() > 1
+            else tensor
+            for name, tensor in packed[1].items()
+        }
+        return comfy.sd.load_diffusion_model_state_dict(changed)

@@ -7,7 +7,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from dit_accel.tests.comfy.quant.test_core_formats import in_core_format
+from dit_accel.tests.support.core_formats import quantised
 
 LAYER = "blocks.0.self_attn.q"
 
@@ -50,8 +50,7 @@ def test_what_is_left_of_a_quantised_layer_is_refused_by_name(load, parts, tmp_p
 def test_a_weight_of_the_wrong_shape_in_cores_format_is_refused_by_name(load, parts, tmp_path, kind):
     tensors, metadata = without_marker(*parts, LAYER)
     tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith(f"{LAYER}.weight")}
-    for part, tensor in in_core_format(torch.ones(192, 320), kind).items():
-        tensors[f"{LAYER}.{part}"] = tensor
+    tensors |= quantised({f"{LAYER}.weight": torch.ones(192, 320)}, [LAYER], kind)
     with pytest.raises(ValueError, match=rf"{LAYER}.weight: expected shape"):
         load(saved(tmp_path / "m.safetensors", tensors, metadata))
 

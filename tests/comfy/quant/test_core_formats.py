@@ -4,9 +4,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from dit_accel.accel.quant.formats.comfy_quant_markers import marker
 from dit_accel.accel.quant.formats.comfy_quant_writer import tensors_of
-from dit_accel.tests.comfy.quant.sampling import distance, sample
+from dit_accel.tests.comfy.quant.sampling import distance, matrices, merging, sample, scheduled
+from dit_accel.tests.support.core_formats import quantised
 
 FORMATS = ("float8_e4m3fn", "float8_e5m2", "nvfp4", "mxfp8", "int8_tensorwise")
 # What a class of devices computes itself: as core asks for it.
@@ -17,26 +17,14 @@ DEVICES = {
 }
 
 
-def in_core_format(weight, kind):
-    """The tensors of a layer with this weight, by their name in the layer."""
-    from comfy.quant_ops import QUANT_ALGOS, QuantizedTensor
-
-    packed = QuantizedTensor.from_float(weight.float(), QUANT_ALGOS[kind]["comfy_tensor_layout"])
-    return {name.removeprefix("."): tensor for name, tensor in packed.state_dict("weight").items()} | {
-        "comfy_quant": marker({"format": kind})
-    }
-
-
 def write(path, state, kind, four_bits=None):
     """The blocks' layers in a format of core's; where there is a 4-bit state dict, every other one in 4 bits."""
-    tensors = {name: tensor.to(torch.bfloat16) for name, tensor in state.items()}
     layers = [name for name, tensor in state.items() if name.startswith("blocks.") and tensor.ndim == 2]
     layers = [name.removesuffix(".weight") for name in layers if name.endswith(".weight")]
+    chosen = layers[::2] if four_bits else layers
+    plain = {name: tensor.to(torch.bfloat16) for name, tensor in state.items()}
+    tensors = quantised(plain | {f"{name}.weight": state[f"{name}.weight"].float() for name in chosen}, chosen, kind)
     metadata = {}
-    for layer in layers[::2] if four_bits else layers:
-        del tensors[f"{layer}.weight"]
-        for part, tensor in in_core_format(state[f"{layer}.weight"], kind).items():
-            tensors[f"{layer}.{part}"] = tensor
     if four_bits:
         for layer in layers[1::2]:
             tensors[f"{layer}.weight"] = four_bits[f"{layer}.weight"]
@@ -79,3 +67,41 @@ def test_beside_layers_in_4_bits(load, state, packed, plain, tmp_path, device, k
     assert len(layers(mixed.model)) == 10
     expected = sample(plain)
     assert distance(sample(mixed), expected) < distance(sample(alone), expected)
+
+
+@pytest.fixture(scope="module")
+def both(comfy, load, state, packed, tmp_path_factory):
+    """A model with layers in FP8 and in 4 bits, and the plain one that it stands for."""
+    import comfy.sd
+    from comfy_kitchen.tensor import QuantizedTensor
+
+    with torch.inference_mode():
+        mixed = load(write(tmp_path_factory.mktemp("mixed") / "m.safetensors", packed[1], "float8_e4m3fn", packed[0]))
+        weights = mixed.model.diffusion_model.named_parameters()
+        dense = {
+            name: each.to(torch.float32).dequantize() for name, each in weights if isinstance(each, QuantizedTensor)
+        }
+        return mixed, comfy.sd.load_diffusion_model_state_dict(packed[1] | dense)
+
+
+# Layers in FP8 are expanded to bf16 on their way.
+FP8_CLOSE = 1e-2
+
+
+def test_a_merge_from_layers_in_cores_formats_is_the_plain_models(other, both):
+    mixed, dense = both
+    merge = merging("ModelMergeSimple", 0.4)
+    expected = sample(merge(other, dense))
+    assert distance(expected, sample(other)) > 2 * FP8_CLOSE
+    assert distance(sample(merge(other, mixed)), expected) < FP8_CLOSE
+
+
+@pytest.mark.parametrize("node", ["lora", "model"])
+def test_what_hooks_schedule_reaches_layers_in_cores_formats(other, state, both, node):
+    mixed, dense = both
+    hooked = matrices(state) if node == "lora" else other
+    before = sample(mixed)
+    expected = scheduled(dense, hooked, (1.0, 0.5), node)
+    assert distance(expected, scheduled(dense, hooked, (0.0,), node)) > 2 * FP8_CLOSE
+    assert distance(scheduled(mixed, hooked, (1.0, 0.5), node), expected) < FP8_CLOSE
+    assert torch.equal(sample(mixed), before)

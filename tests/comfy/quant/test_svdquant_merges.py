@@ -5,7 +5,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from dit_accel.tests.comfy.quant.sampling import distance, loaded, sample
+from dit_accel.tests.comfy.quant.sampling import distance, loaded, matrices, merging, sample, scheduled
 
 # Weights of the plain model are fp32, those that are patched here are computed in the input's dtype.
 CLOSE = 1e-3
@@ -15,30 +15,6 @@ CLOSE = 1e-3
 def ordinary(load, file):
     """Dynamic patchers leave the patches of a bias out where there is no GPU."""
     return load(file)
-
-
-@pytest.fixture(scope="module")
-def other(comfy, packed):
-    """Another plain Wan: every weight and bias of the first one changed by a third of its size."""
-    import comfy.sd
-
-    random = torch.Generator().manual_seed(11)
-    with torch.inference_mode():
-        changed = {
-            name: tensor + torch.randn(tensor.shape, generator=random) * tensor.std().nan_to_num() / 3
-            if tensor.is_floating_point() and tensor.numel() > 1
-            else tensor
-            for name, tensor in packed[1].items()
-        }
-        return comfy.sd.load_diffusion_model_state_dict(changed)
-
-
-def merging(name, *numbers):
-    """A core node of two models and some numbers as a function of the two."""
-    from comfy_extras import nodes_model_merging
-
-    node = getattr(nodes_model_merging, name)()
-    return lambda first, second: node.merge(first, second, *numbers)[0]
 
 
 def blocks(first, second):
@@ -116,41 +92,6 @@ def test_a_patch_of_a_layer_that_reads_a_gelu_is_the_plain_models(ordinary, plai
     assert torch.equal(sample(ordinary), before)
 
 
-def scheduled(model, lora, strengths, node="lora"):
-    """A run whose condition has a LoRA by a hook, of these strengths over the run."""
-    import comfy.hooks
-    import comfy.sample
-
-    hooks = (
-        comfy.hooks.create_hook_lora(lora, 1.0, 0.0)
-        if node == "lora"
-        else comfy.hooks.create_hook_model_as_lora(comfy.hooks.get_patch_weights_from_model(lora), None, 1.0, 0.0)
-    )
-    keyframes = comfy.hooks.HookKeyframeGroup()
-    for number, strength in enumerate(strengths):
-        keyframes.add(comfy.hooks.HookKeyframe(strength, start_percent=number / len(strengths), guarantee_steps=1))
-    hooks.set_keyframes_on_hooks(keyframes)
-    random = torch.Generator().manual_seed(1)
-    latent = torch.randn(1, 16, 3, 8, 10, generator=random)
-    empty = [[torch.randn(1, 20, 4096, generator=random), {}]]
-    positive = comfy.hooks.set_hooks_for_conditioning([[torch.randn(1, 20, 4096, generator=random), {}]], hooks)
-    return comfy.sample.sample(
-        model, latent, 4, 2.0, "euler", "simple", positive, empty, torch.zeros_like(latent), seed=1
-    )
-
-
-def matrices(state):
-    """A LoRA of rank 4 on every layer of the blocks."""
-    random = torch.Generator().manual_seed(14)
-    lora = {}
-    for name, weight in state.items():
-        if name.startswith("blocks.") and name.endswith(".weight") and weight.ndim == 2:
-            key = f"diffusion_model.{name.removesuffix('.weight')}"
-            lora[f"{key}.lora_B.weight"] = torch.randn(weight.shape[0], 4, generator=random) * weight.std()
-            lora[f"{key}.lora_A.weight"] = torch.randn(4, weight.shape[1], generator=random) / 2
-    return lora
-
-
 def test_a_scheduled_lora_is_the_plain_models(model, plain, state):
     lora = matrices(state) | biases(state)
     before = sample(model)
@@ -159,6 +100,16 @@ def test_a_scheduled_lora_is_the_plain_models(model, plain, state):
         assert distance(expected, scheduled(plain, lora, (0.0,))) > 0.05
         assert distance(scheduled(model, lora, strengths), expected) < CLOSE
     assert torch.equal(sample(model), before)
+
+
+def test_nothing_of_a_scheduled_lora_stays_with_the_model(model, state):
+    """Which may wait in the graph for the next run."""
+    from dit_accel.accel.comfy.quant.weight4_layout import layers
+
+    scheduled(model, matrices(state), (1.0, 0.5))
+    quantised = layers(model.model)
+    assert not any(layer.patches()[0] for layer in quantised.values())
+    assert not model.get_attachment("dit_accel")
 
 
 def test_a_model_as_a_scheduled_lora_is_the_plain_models(model, plain, other, load, file):
