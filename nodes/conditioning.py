@@ -5,7 +5,6 @@ from pathlib import Path
 import folder_paths
 from comfy_api.latest import io, ui
 
-from ..accel.comfy import conditioning_files as files
 from ..accel.comfy import folders
 
 SUFFIX = ".safetensors"
@@ -38,6 +37,8 @@ class DitAccelSaveConditioning(io.ComfyNode):
 
     @classmethod
     def execute(cls, conditioning, filename_prefix) -> io.NodeOutput:
+        from ..accel.comfy import conditioning_files as files
+
         path, name = folders.new_file(filename_prefix, SUFFIX)
         files.save(path, conditioning)
         return io.NodeOutput(name, ui=ui.PreviewText(name))
@@ -71,4 +72,6 @@ class DitAccelLoadConditioning(io.ComfyNode):
 
     @classmethod
     def execute(cls, conditioning_name) -> io.NodeOutput:
+        from ..accel.comfy import conditioning_files as files
+
         return io.NodeOutput(files.load(Path(folder_paths.get_full_path_or_raise(folders.FOLDER, conditioning_name))))

@@ -5,8 +5,6 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from .filename_prefix import checked
-
 BUNDLED = Path(__file__).parents[2] / "workflows" / "models"
 FOLDER = "dit_accel"
 GATE = "gate"  # the folder in it for what `dit-accel bench gate` measured
@@ -45,6 +43,8 @@ def new_file(prefix: str, suffix: str) -> tuple[Path, str]:
     """Path of a file to write in models/dit_accel, and its name as loading nodes list it. prefix: the start of its
     name, with folders; a number is added. Raises ValueError naming filename_prefix where no such file can be."""
     import folder_paths
+
+    from .filename_prefix import checked
 
     # What lies in the gate's folder is taken for its measurements.
     start = checked(prefix, GATE)
