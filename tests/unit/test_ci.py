@@ -8,12 +8,15 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 
-# Says what it was called with. As `python3 -m venv` it makes an environment of more of itself.
+# Says what it was called with. As `python3 -m venv` it makes an environment of more of itself, as `python -c` it names
+# the Tritons, and as `pip install ... --target` it unpacks one.
 TOOL = """#!/usr/bin/env bash
 if [ "$1 $2" = "-m venv" ]; then
     mkdir -p "$3/bin"
-    for tool in pip pytest ruff lint-imports mypy; do cp "$0" "$3/bin/$tool"; done
+    for tool in python pip pytest ruff lint-imports mypy; do cp "$0" "$3/bin/$tool"; done
 fi
+[ "$1" != "-c" ] || echo 3.3.1 3.9.0
+[ "$5" != "--target" ] || mkdir -p "$6"
 echo "$(basename "$(dirname "$(dirname "$0")")")|$COMFYUI_PATH|${CI:-}|$(basename "$0") $*" >> "$CALLS"
 """
 
@@ -80,6 +83,16 @@ def test_one_checkout(run, checkout, tmp_path):
     assert linters == ["ruff check .", "ruff format --check .", "lint-imports ", "mypy "]
 
 
+def test_tritons_are_fetched_once(run, checkout, tmp_path):
+    old = checkout("old", "a")
+    _, calls = run(COMFYUI_PATH=old)
+    fetched = [command.split()[-1] for *_, command in calls if "--target" in command]
+    assert fetched == ["triton==3.3.1", "triton==3.9.0"]
+    assert {folder.name for folder in (tmp_path / "dit-accel-ci" / "tritons").iterdir()} == {"3.3.1", "3.9.0"}
+    _, again = run(COMFYUI_PATH=old)
+    assert not any("--target" in command for *_, command in again)
+
+
 @pytest.mark.parametrize("tier", ["slow", "browser", "thorough"])
 def test_a_tier_that_fails(run, checkout, tmp_path, tier):
     tool = TOOL + f'[[ "$*" != "-m {tier}"* ]]\n'
@@ -121,7 +134,7 @@ def test_a_second_checkout(run, checkout, tmp_path, requirements):
     installed = [(environment, command) for environment, *_, command in calls if "pip install -q -r" in command]
     assert installed[-1] == (environment, f"pip install -q -r {old if requirements == 'a' else new}/requirements.txt")
     kept = {folder.name for folder in (tmp_path / "dit-accel-ci").iterdir()}
-    assert {name for name in kept if not is_bare(name)} == {first, environment}
+    assert {name for name in kept if not is_bare(name)} == {first, environment, "tritons"}
     _, again = run(COMFYUI_PATH=old, COMFYUI_PATH_NEXT=new)
     assert sorted(pytest_calls(again)) == sorted(pytest_calls(calls))
     assert not any("pip install -q -r" in command for *_, command in again)

@@ -42,11 +42,23 @@ RAW, SMOOTHED = "raw", "post_smoothing"
 _REMARKS = ("orig_dtype", "learned_round", "full_precision_matrix_mult")
 _ANY_SHAPE = ("format", "group_size", "orig_shape", "layout", *_REMARKS)
 # What no layer in plain numbers has beside its weight and its bias.
-_PARTS_OF_LAYERS = (
-    *("weight_scale", "weight_scale_2", "weight_s_rel", "weight_s_channel", "weight_codebook", "scale_weight"),
-    *("weight_zeros", "weight_zero", "weight_channel_scale", "weight_smooth_factor", "smooth_factor"),
-    *("weight_proj_down", "weight_proj_up", "proj_down", "proj_up"),
-)
+_PARTS_OF_LAYERS = {
+    "weight_scale",
+    "weight_scale_2",
+    "weight_s_rel",
+    "weight_s_channel",
+    "weight_codebook",
+    "scale_weight",
+    "weight_zeros",
+    "weight_zero",
+    "weight_channel_scale",
+    "weight_smooth_factor",
+    "smooth_factor",
+    "weight_proj_down",
+    "weight_proj_up",
+    "proj_down",
+    "proj_up",
+}
 _FIELDS = {
     SVDQUANT: (
         *_ANY_SHAPE,
