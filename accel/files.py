@@ -126,6 +126,14 @@ def need_file(path: Path) -> None:
         raise ValueError(f"a {'folder' if path.is_dir() else 'device'}")
 
 
+def need_whole(path: Path) -> None:
+    """Raises ValueError saying what was expected and what was found where the file's name says that it is one of
+    several shards."""
+    shard = _SHARD.search(path.stem)
+    if shard and int(shard[2]) > 1:
+        raise ValueError(f"expected a whole model in one file, found shard {shard[1]} of {shard[2]}: join them first")
+
+
 def _open(path: Path, most: int) -> tuple[dict[str, Tensor], dict[str, str]]:
     """As `mapped`; its ValueErrors say only what was found."""
     try:
@@ -177,6 +185,7 @@ def _broken(path: Path, reason: str) -> str:
     return f"a broken one ({f'it ends {-behind} bytes early' if behind else reason})"
 
 
+_SHARD = re.compile(r"-0*([0-9]{1,9})-of-0*([0-9]{1,9})$")
 _LONG_NUMBER = re.compile(rf"[0-9]{{{DIGIT_LIMIT + 1}}}")
 _TOO_DEEP = f"brackets within brackets, more than {DEPTH_LIMIT} deep"
 

@@ -8,14 +8,14 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..files import mapped, need_file
+from ..files import mapped, need_file, need_whole
 from ..messages import short
 from .config import Config
 from .detect import detect_format
 from .hints import AUTO, gather
 from .keys import Format, table, to_ours
 from .runnable import need_runnable
-from .wrappers import innermost, need_whole, unwrapped
+from .wrappers import innermost, unwrapped
 
 PICKLES = (".pth", ".pt", ".bin", ".ckpt")
 FLOATS = (torch.float32, torch.bfloat16, torch.float16)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from torch import Tensor
@@ -15,7 +14,6 @@ _INNER = ("ema", "ema_state_dict", "ema_model", "state_dict", "model_state_dict"
 _DEPTH = 4
 # Modules around modules: data parallel, torch.compile, FSDP and activation checkpoints.
 _MODULES = re.compile(r"(?<![^.])(?:module|_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
-_SHARD = re.compile(r"-0*(\d{1,9})-of-0*(\d{1,9})$")
 
 
 def innermost(content: Any) -> Any:
@@ -42,12 +40,3 @@ def unwrapped(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
             raise ValueError(f"{name}: expected one tensor {bare}, wrapped or not, found two")
         result[bare] = tensor
     return result
-
-
-def need_whole(path: Path) -> None:
-    """Raises ValueError where the file's name says that it is one of several shards."""
-    match = _SHARD.search(path.stem)
-    if match and int(match[2]) > 1:
-        raise ValueError(
-            f"expected a whole autoencoder in one file, found shard {match[1]} of {match[2]}: join them first"
-        )

@@ -176,7 +176,7 @@ def test_what_no_reader_knows_is_said(tmp_path, names, expected):
 
 def test_a_shard_is_said_to_be_one(nunchaku, tmp_path):
     path = save(nunchaku.checkpoint("flux"), tmp_path / "svdq-00001-of-00003.safetensors")
-    with pytest.raises(ValueError, match="found part 1 of 3"):
+    with pytest.raises(ValueError, match="found shard 1 of 3"):
         read_quantised(path)
 
 

@@ -105,7 +105,7 @@ def test_a_shard_is_said_to_be_one(tmp_path, suffix):
     path = tmp_path / f"diffusion_pytorch_model-00001-of-00002{suffix}"
     half = dict(list(TENSORS.items())[::2])
     save_file(half, path) if suffix == ".safetensors" else torch.save(half, path)
-    refused(path, "expected a whole autoencoder in one file, found shard 1 of 2")
+    refused(path, "expected a whole model in one file, found shard 1 of 2")
     whole = tmp_path / f"model-00001-of-00001{suffix}"
     save_file(TENSORS, whole) if suffix == ".safetensors" else torch.save(TENSORS, whole)
     loads(whole)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -11,7 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ...files import load_json, mapped
+from ...files import load_json, mapped, need_whole
 from ..weight4 import Weight4
 from . import comfy_quant, nunchaku
 from .comfy_quant_markers import MARKER
@@ -50,9 +49,6 @@ def read_quantised(path: str | Path) -> tuple[dict[str, Tensor | Weight4], dict[
     into memory. Raises ValueError naming the file, what was expected and what was found.
     """
     path = Path(path)
-    shard = re.search(r"-0*([0-9]+)-of-0*([0-9]+)$", path.stem)
-    if shard and shard[2] != "1":
-        raise ValueError(f"{path}: expected a whole model in one file, found part {shard[1]} of {shard[2]}: join them")
     tensors, metadata = _folder(path) if path.is_dir() else _file(path)
     for reader in READERS:
         if reader.detect(tensors, metadata):
@@ -89,6 +85,7 @@ def _folder(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 def _file(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     try:
+        need_whole(path)
         return mapped(path)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
