@@ -20,7 +20,7 @@ from .wrappers import innermost, unwrapped
 PICKLES = (".pth", ".pt", ".bin", ".ckpt")
 FLOATS = (torch.float32, torch.bfloat16, torch.float16)
 # Of a file, with what else a whole checkpoint holds; the largest autoencoder has 474.
-MOST_TENSORS = 10_000
+MOST_TENSORS = 5_000
 
 
 def read(path: str | Path, variant: str = AUTO) -> tuple[Config, dict[str, Tensor]]:
