@@ -76,12 +76,12 @@ def quantise_chunks(
 
 def row_codes(x: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """Codes of x [..., D], the largest of each row at the end of the range, and the rows' steps fp32 [...], NaN for a
-    row with a NaN."""
+    row with a NaN or an infinity."""
     largest = x.float().abs().amax(-1)
     scaled = x.float() * (LARGEST[dtype] / largest.clamp(min=TINY))[..., None]
     if dtype == INT8:
         scaled = (scaled + 0.5).floor_()
-    return scaled.to(dtype), largest / LARGEST[dtype]
+    return scaled.to(dtype), (largest / LARGEST[dtype]).masked_fill_(largest.isinf(), torch.nan)
 
 
 def channel_codes(v: Tensor, steps: Tensor) -> Tensor:

@@ -58,14 +58,14 @@ def launch(
 
 @triton.jit
 def row_codes(x, LARGEST: tl.constexpr, dtype: tl.constexpr):
-    """Codes of the rows of x fp32 [R, D], int8 or float8e4nv, and the rows' steps [R]. The step of a row with a NaN is
-    NaN, and so is all that is multiplied by it; no code of INT8 could say so."""
+    """Codes of the rows of x fp32 [R, D], int8 or float8e4nv, and the rows' steps [R]. The step of a row with a NaN or
+    an infinity is NaN, and so is all that is multiplied by it; no code of INT8 could say so."""
     # Magnitudes rank alike as floats and as integers, where NaN ranks highest. A GPU's maximum of floats drops it.
     largest = tl.max(x.to(tl.int32, bitcast=True) & 0x7FFFFFFF, axis=1).to(tl.float32, bitcast=True)
     scaled = x * (LARGEST / tl.maximum(largest, 1e-30))[:, None]
     if dtype == tl.int8:
         scaled = tl.floor(scaled + 0.5)
-    return scaled.to(dtype), largest / LARGEST
+    return scaled.to(dtype), tl.where(largest < float("inf"), largest / LARGEST, float("nan"))
 
 
 @triton.jit(do_not_specialize=["heads", "length", "capacity"])

@@ -102,9 +102,9 @@ def test_one_nan_key_does_not_move_the_shift_of_all(make_problem, backend):
 
 
 @pytest.mark.parametrize("codes", [INT8, FP8])
-def test_a_nan_in_a_row_of_a_linear_layer_is_in_its_result(backend, codes):
+def test_a_nan_or_infinity_in_a_row_of_a_linear_layer_makes_its_result_nan(backend, codes):
     x = torch.randn(4, 40, generator=torch.Generator().manual_seed(0)).half()
-    x[2, 30], x[3] = torch.nan, torch.nan
+    x[2, 30], x[3] = torch.inf, torch.nan
     _, steps = quantise_rows(x, None, codes, backend=backend)
     assert steps.isnan().tolist() == [False, False, True, True]
     out = scale_sums(torch.ones(4, 8, dtype=torch.int32), steps, torch.ones(8), None, torch.float16, backend=backend)
