@@ -14,7 +14,7 @@ from torch import Tensor
 
 from . import registry
 from .attention_configs import choose_config, reads_tall_chunks
-from .gather import CHUNK, LIVE_BITS, TALL, chunk_layout, chunk_lists, gather_chunks, one_block
+from .gather import CHUNK, LIVE_BITS, TALL, chunk_layout, chunk_lists, gather_chunks, list_room, one_block
 from .quantise import (
     LARGEST,
     Formats,
@@ -27,6 +27,7 @@ from .quantise import (
 )
 
 REFERENCE_ELEMENTS = 1 << 22  # logits the reference holds at once: few enough for a cache
+GATHERED = 512 << 20  # bytes of gathered keys, values and lists that the Triton kernel has at once
 
 
 class Tail(NamedTuple):
@@ -112,8 +113,47 @@ def key_chunks(
 
 
 def _triton(q, k, v, queries, keys, tall_chunks, keep, tail, formats, scale, return_lse):
+    """As many heads at a time as GATHERED has room for, at least one: 720p needs gigabytes for all of them."""
+    batch, heads, length, dim = q.shape
     tokens, offsets, index = keys
-    chunk, (block, start, live) = key_chunks(offsets, tokens.shape[1], tall_chunks, q.device)
+    layout = key_chunks(offsets, tokens.shape[1], tall_chunks, q.device)
+    chunk, (block, _, _) = layout
+    wide = sum(k.element_size() if form is None else form.itemsize for form in formats or (None, None))
+    rows = block.shape[1] * chunk * dim * wide
+    lists = keep.shape[2] * list_room(block.shape[1]) * torch.int32.itemsize
+    turns = min(heads, -(-heads * batch * (rows + lists) // GATHERED))
+
+    def attend(heads: slice):
+        def of(x):
+            return x[:, heads]
+
+        return _attend(
+            *map(of, (q, k, v)),
+            (*queries[:2], of(queries[2])),
+            (tokens, of(index)),
+            layout,
+            of(keep),
+            None if tail is None else Tail(*map(of, tail)),
+            formats,
+            scale,
+            return_lse,
+        )
+
+    if turns == 1:
+        return attend(slice(None))
+    out = q.new_empty(batch, length, heads, dim).transpose(1, 2)
+    lse = q.new_empty(batch, heads, length, dtype=torch.float32) if return_lse else None
+    for turn in range(turns):
+        part = slice(heads * turn // turns, heads * (turn + 1) // turns)
+        out[:, part], part_lse = attend(part)
+        if lse is not None:
+            lse[:, part] = part_lse
+    return out, lse
+
+
+def _attend(q, k, v, queries, keys, layout, keep, tail, formats, scale, return_lse):
+    tokens, index = keys
+    chunk, (block, start, live) = layout
     entries, counts = chunk_lists(keep, block, live, index, backend="triton")
     key_steps = tail_steps = channel_steps = None
     if formats is None:

@@ -3,7 +3,9 @@
 import pytest
 import torch
 
+from dit_accel.kernels import block_sparse_attention as module
 from dit_accel.kernels.block_sparse_attention import block_sparse_attention
+from dit_accel.kernels.quantise import FP8, INT8, Formats
 from dit_accel.tests.support.closeness import assert_close, distance
 
 pytestmark = pytest.mark.parametrize("backend", ["triton", "reference"])
@@ -218,3 +220,27 @@ def test_a_tail_of_equal_keys_is_exact(make_problem, backend):
     out, _ = check(problem, backend)
     dense = torch.nn.functional.scaled_dot_product_attention(problem.q, problem.k, problem.v)
     assert_close(out, dense, units=32)
+
+
+@pytest.mark.parametrize(
+    ("formats", "room", "turns"),
+    [(None, 1, [1, 1, 1]), (None, 200_000, [1, 2]), (Formats(INT8, FP8), 1, [1, 1, 1])],
+    ids=["16", "16, two heads at a time", "8"],
+)
+def test_heads_that_take_turns_in_memory_change_nothing(make_problem, backend, monkeypatch, formats, room, turns):
+    problem = make_problem([[1, 18, 0, 14]], [[17, 0, 1, 16, 6]], batch=2, heads=3, tail=True, packed=True)
+    at_once, lse_at_once = problem.run(block_sparse_attention, formats=formats, backend=backend)
+
+    heads, lists = [], module.chunk_lists
+
+    def counted(keep, *others, **options):
+        heads.append(keep.shape[1])
+        return lists(keep, *others, **options)
+
+    monkeypatch.setattr(module, "chunk_lists", counted)
+    monkeypatch.setattr(module, "GATHERED", room)
+    out, lse = problem.run(block_sparse_attention, formats=formats, backend=backend)
+    assert torch.equal(out, at_once) and torch.equal(lse, lse_at_once) and out.stride() == at_once.stride()
+    without_lse, none = problem.run(block_sparse_attention, formats=formats, backend=backend, return_lse=False)
+    assert torch.equal(without_lse, at_once) and none is None
+    assert heads == (2 * turns if backend == "triton" else [])
