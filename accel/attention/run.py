@@ -125,7 +125,7 @@ class Run:
 
     def add(self, forward: ForwardStatistics) -> None:
         """Takes in a finished forward; reads its device numbers. What was measured needs memory, so it comes last."""
-        if not forward.sparse and not forward.dense:
+        if forward.silent:
             with self._lock:
                 self._silent += 1
             return
@@ -218,9 +218,8 @@ class Run:
             )
         if self._silent and not self._sparse:
             notes.append(
-                f"no attention call came by in {self._silent} forward passes: a cache skips them, another node "
-                "computes the attention itself, or torch.compile runs what it compiled without this node (restart "
-                "ComfyUI)"
+                f"no attention call came by in {self._silent} forward passes: a cache skips them, or another node "
+                "computes the attention itself"
             )
         if self._expected > reached:
             notes.append(

@@ -54,15 +54,37 @@ def test_sparse_steps_after_dense_ones(tiny, case, model, ours_first):
         assert run.notes == ()
 
 
-def test_a_graph_from_before_our_node_is_named(tiny, case, model, caplog):
+def test_a_graph_from_before_our_node_is_compiled_anew(tiny, case, model):
+    """Once: what it made then is good for all further steps and runs."""
     before = compiled(model)
-    tiny.sample(before, case)
+    dense = tiny.sample(before, case)
     sparse = tiny.sparse(before)
+    graphs = []
+    for _ in range(2):
+        assert_close(tiny.sample(sparse, case), dense, units=NETWORK)
+        graphs.append(counters["stats"]["unique_graphs"])
+    assert graphs[0] == graphs[1]
+    for run in tiny.history(sparse):
+        assert (run.sparse_calls, run.expected, run.notes) == (2 * LAYERS, 2 * LAYERS, ())
+
+
+def test_a_model_that_asks_nobody_is_not_compiled_again_and_again(tiny, case, model, monkeypatch, caplog):
+    """Its attention is computed by another node."""
+    import comfy.ldm.wan.model
+
+    resets, reset = [], torch.compiler.reset
+    monkeypatch.setattr(torch.compiler, "reset", lambda: resets.append(1) or reset())
+    monkeypatch.setattr(
+        comfy.ldm.wan.model,
+        "optimized_attention",
+        lambda q, *_, **__: q,  # no override is asked
+    )
+    sparse = compiled(tiny.sparse(model))
     with caplog.at_level(logging.INFO, logger="dit_accel"):
-        tiny.sample(sparse, case)
-    assert tiny.history(sparse)[0].sparse_calls == 0
+        for _ in range(2):
+            tiny.sample(sparse, case)
+    assert len(resets) == 1
     assert "no attention call came by in 2 forward passes" in caplog.text
-    assert "torch.compile" in caplog.text
 
 
 def test_without_our_node_again(tiny, case, model):

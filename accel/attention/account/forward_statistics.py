@@ -92,6 +92,11 @@ class ForwardStatistics:
         """A forward that we left alone; a model of unknown family counts as one call. facts: further fields."""
         return cls(dense=Counter({reason: max(expected, 1)}), expected=expected, whole=reason, **facts)
 
+    @property
+    def silent(self) -> bool:
+        """No attention call came by: a cache skipped the forward, or what runs it does not ask us."""
+        return not self.sparse and not self.dense
+
     def record(
         self,
         plan: SparsePlan,

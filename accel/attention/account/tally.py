@@ -58,7 +58,7 @@ class Tally:
 
     def add(self, forward: ForwardStatistics) -> None:
         """A finished forward that was read. One without any attention call leaves no trace."""
-        if not forward.sparse and not forward.dense:
+        if forward.silent:
             return
         seconds = forward.seconds()
         column = self._columns.setdefault(forward.step, _Column(forward.sigma))

@@ -100,6 +100,7 @@ class Patch:
         self.linears: dict[str, ChannelStatistics] = {}
         self.history = deque(maxlen=HISTORY) if history is None else history
         self._sampling = False
+        self._compiled_anew = False
         self._activations = Activations()
 
     def outer_sample(self, executor, noise, latent_image, sampler, sigmas, *args, **kwargs):
@@ -198,8 +199,14 @@ class Patch:
         # t, since a sampler that calls the model itself may leave `sigmas` out of the options.
         forward = Forward.of(run, model, ForwardInputs(x, c_crossattn, kwargs), t, transformer_options)
         self._activations.watching = forward.step in observed_steps(run.steps)
-        touched = run.observer is not None or is_compiled(executor.class_obj, transformer_options)
+        compiled = is_compiled(executor.class_obj, transformer_options)
+        touched = run.observer is not None or compiled
         out, statistics = forward.compute(apply, touched)
+        if compiled and statistics.silent and not self._compiled_anew:
+            # It ran what was compiled before this node was there: ComfyUI drops the guards that would tell.
+            self._compiled_anew = True
+            torch.compiler.reset()
+            out, statistics = forward.compute(apply, touched)
         if run.guard.on and statistics.sparse:
             statistics.total = _total(run, out)
         statistics.read()
