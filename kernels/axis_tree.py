@@ -7,12 +7,17 @@ all leaves are full, so that tiles of the attention kernel are, too. Differences
 not count.
 """
 
+import functools
+import itertools
+from itertools import pairwise
+
 import torch
 from torch import Tensor
 
-from . import registry
+from . import registry, workers
 
 SAMPLES = 512  # tokens of a node, at most, that its axis is found from
+TORCH_SAMPLES = 64  # of the backend torch: its trees err no more
 ROUNDS = 3  # of power iteration
 
 
@@ -26,7 +31,7 @@ def tree_order(x: Tensor, weight: Tensor, size: int, *, backend: str) -> Tensor:
     Node i of level l has the leaves i L >> l to (i + 1) L >> l of all L: sizes in a level differ by one leaf at most.
     Of equal tokens the first stay first, and equal inputs give equal results.
     """
-    return {"triton": _order_op, "reference": _order_reference}[backend](x, weight, size)
+    return {"triton": _order_op, "torch": _order_torch, "reference": _order_reference}[backend](x, weight, size)
 
 
 def levels(tokens: int, size: int) -> tuple[int, int]:
@@ -78,6 +83,63 @@ def principal_axis(rows: Tensor, weight: Tensor) -> Tensor:
         length = axis.abs().amax(2, keepdim=True)
         axis = axis / length.where(length > 0, 1)
     return axis.squeeze(-1)
+
+
+def _order_torch(x: Tensor, weight: Tensor, size: int) -> Tensor:
+    """The reference without its loop over nodes; on the CPU every tree is a task of its own."""
+    if x.device.type != "cpu":
+        return _tree(x, weight, size)
+    out = x.new_empty(x.shape[:3], dtype=torch.int32)
+
+    def task(b: int, h: int) -> None:
+        out[b, h] = _tree(x[b, h], weight[b, h], size)
+
+    places = itertools.product(range(x.shape[0]), range(x.shape[1]))
+    workers.share(functools.partial(task, *place) for place in places)
+    return out
+
+
+def _tree(x: Tensor, weight: Tensor, size: int) -> Tensor:
+    """tree_order of one head: x [N, D], weight [D, D]. Node by node the axis is that of fewer tokens."""
+    tokens, device = len(x), x.device
+    leaves, depth = levels(tokens, size)
+    transposed = x.to(workers.guessing_dtype(x)).T
+    order = torch.arange(tokens, device=device)
+    for level in range(depth):
+        bounds = [(k * leaves >> level + 1) * size for k in range(2 * (1 << level) + 1)]
+        bounds[-1] = tokens
+        widest = max(end - begin for begin, end in pairwise(bounds[::2]))
+        begin, middle, end = (torch.tensor(bounds, device=device)[k:][: 2 << level : 2, None] for k in range(3))
+        place = torch.arange(widest, device=device)
+        inside = place < end - begin
+        used = (end - begin).clamp(max=TORCH_SAMPLES)
+        sample = torch.arange(TORCH_SAMPLES, device=device)
+        rows = x[order[begin + torch.minimum(sample, used - 1) * (end - begin) // used]].float()
+        axes = _axes(rows, sample < used, weight).to(transposed.dtype)
+        # All axes for all tokens: one product costs less than putting the tokens in order.
+        members = order[(begin + place).clamp(max=tokens - 1)]
+        along = (axes @ transposed).float().gather(1, members).masked_fill_(~inside, torch.inf)
+        lowest = torch.zeros_like(inside).scatter_(1, along.argsort(dim=1, stable=True), place < middle - begin)
+        # Both halves keep the order that they had.
+        before = lowest.cumsum(1)
+        target = torch.where(lowest, begin + before - 1, middle + place - before)
+        order = torch.empty_like(order).scatter_(0, target[inside], members[inside])
+    return order.int()
+
+
+def _axes(rows: Tensor, inside: Tensor, weight: Tensor) -> Tensor:
+    """The principal axes [nodes, D] of rows [nodes, n, D], of which those `inside` [nodes, n] count (principal_axis).
+    No row meets all others: few rows are passed over sooner than a matrix of D x D."""
+    inside = inside[..., None]
+    rows = (rows - (rows * inside).sum(1, keepdim=True) / inside.sum(1, keepdim=True)) * inside
+    widest = rows.square().sum(1).argmax(-1)[:, None, None].expand(*rows.shape[:2], 1)
+    axis = (rows * rows.gather(2, widest)).sum(1)
+    for _ in range(ROUNDS):
+        along = (rows * axis[:, None]).sum(2, keepdim=True)
+        axis = (rows * along).sum(1) @ weight
+        length = axis.abs().amax(1, keepdim=True)
+        axis = axis / length.where(length > 0, 1)
+    return axis
 
 
 def _order_fake(x: Tensor, weight: Tensor, size: int) -> Tensor:

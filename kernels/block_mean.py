@@ -1,9 +1,12 @@
 """Mean of the tokens of every block of an order: k-means centroids, pooled queries, keys and values."""
 
+import functools
+import itertools
+
 import torch
 from torch import Tensor
 
-from . import registry
+from . import registry, workers
 from .gather import one_block
 
 REFERENCE_ELEMENTS = 1 << 24  # numbers the reference gathers at once
@@ -22,7 +25,9 @@ def block_mean(
     """
     if empty is None:
         empty = x.new_zeros(*x.shape[:2], offsets.shape[1] - 1, x.shape[3])
-    return {"triton": _mean_op, "reference": _reference}[backend](x, tokens, offsets, index, empty)
+    return {"triton": _mean_op, "torch": _mean_torch, "reference": _reference}[backend](
+        x, tokens, offsets, index, empty
+    )
 
 
 def _reference(x: Tensor, tokens: Tensor, offsets: Tensor, index: Tensor, empty: Tensor) -> Tensor:
@@ -43,6 +48,23 @@ def _reference(x: Tensor, tokens: Tensor, offsets: Tensor, index: Tensor, empty:
     sizes = offsets.diff(dim=1)[index][..., None]
     means = sums[:, :, :-1] / sizes.clamp(min=1)
     return torch.where(sizes > 0, means.to(x.dtype), empty)
+
+
+def _mean_torch(x: Tensor, tokens: Tensor, offsets: Tensor, index: Tensor, empty: Tensor) -> Tensor:
+    """The reference, on the CPU head by head without gathering anything."""
+    if x.device.type != "cpu":
+        return _reference(x, tokens, offsets, index, empty)
+    out = torch.empty_like(empty)
+
+    def task(b: int, h: int) -> None:
+        order, bounds = tokens[index[b, h]], offsets[index[b, h]]
+        members, starts = order[bounds[0] : bounds[-1]], bounds[:-1] - bounds[0]
+        means = torch.nn.functional.embedding_bag(members, x[b, h].float(), starts, mode="mean").to(x.dtype)
+        out[b, h] = torch.where((bounds.diff() > 0)[:, None], means, empty[b, h])
+
+    places = itertools.product(range(x.shape[0]), range(x.shape[1]))
+    workers.share(functools.partial(task, *place) for place in places)
+    return out
 
 
 def _mean_fake(x: Tensor, tokens: Tensor, offsets: Tensor, index: Tensor, empty: Tensor) -> Tensor:

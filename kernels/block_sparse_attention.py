@@ -7,14 +7,13 @@ the kernel. With a tail, each block that is not kept takes part as one pooled ke
 multiplied at 8 bits, and the weights with the values too if the formats say so (quantise.py).
 """
 
-from typing import NamedTuple
-
 import torch
 from torch import Tensor
 
 from . import registry
 from .attention_configs import choose_config, reads_tall_chunks
 from .gather import CHUNK, LIVE_BITS, TALL, chunk_layout, chunk_lists, gather_chunks, list_room, one_block
+from .gathered_attention import Order, Tail, attend_in_batches, attend_in_tasks
 from .quantise import (
     LARGEST,
     Formats,
@@ -28,18 +27,6 @@ from .quantise import (
 
 REFERENCE_ELEMENTS = 1 << 22  # logits the reference holds at once: few enough for a cache
 GATHERED = 512 << 20  # bytes of gathered keys, values and lists that the Triton kernel has at once
-
-
-class Tail(NamedTuple):
-    """What stands in for the key blocks that a query block does not keep.
-
-    keys, values: [B, H, KB, D] in the dtype of q; log_sizes: fp32 [B, H, KB], the natural logarithm of the tokens
-    that each stands for, -inf for a block without any.
-    """
-
-    keys: Tensor
-    values: Tensor
-    log_sizes: Tensor
 
 
 def block_sparse_attention(
@@ -81,7 +68,7 @@ def block_sparse_attention(
     gets 0 and -inf. One that meets a NaN, in its row of q or in a key that it sees, or a logit of inf gets NaN in all
     of both. A NaN in v reaches its channel of the queries that see it, or with 8-bit values of all of the head.
     """
-    out, lse = {"triton": _triton, "reference": _reference}[backend](
+    out, lse = {"triton": _triton, "torch": _torch, "reference": _reference}[backend](
         q,
         k,
         v,
@@ -128,7 +115,9 @@ def _triton(q, k, v, queries, keys, tall_chunks, keep, tail, formats, scale, ret
             return x[:, heads]
 
         return _attend(
-            *map(of, (q, k, v)),
+            of(q),
+            of(k),
+            of(v),
             (*queries[:2], of(queries[2])),
             (tokens, of(index)),
             layout,
@@ -186,6 +175,32 @@ def _attend(q, k, v, queries, keys, layout, keep, tail, formats, scale, return_l
         tail_steps,
         channel_steps,
         chunk=chunk,
+        scale=scale,
+        return_lse=return_lse,
+    )
+    return out.transpose(1, 2), lse if return_lse else None
+
+
+def _torch(q, k, v, queries, keys, tall_chunks, keep, tail, formats, scale, return_lse):
+    if formats is not None:
+        raise ValueError(f"the backend torch has no products at 8 bits, expected formats None, found {formats}")
+    query_tokens, query_offsets, query_index = queries
+    key_tokens, key_offsets, key_index = keys
+    tail_keys, tail_values, tail_log_sizes = (None,) * 3 if tail is None else tail
+    out, lse = _blocks_op(
+        q,
+        k,
+        v,
+        query_tokens,
+        query_offsets,
+        query_index,
+        key_tokens,
+        key_offsets,
+        key_index,
+        keep,
+        tail_keys,
+        tail_values,
+        tail_log_sizes,
         scale=scale,
         return_lse=return_lse,
     )
@@ -259,6 +274,39 @@ def _attend_triton(
 
 
 _attend_op = registry.custom_op("attend_chunks", _attend_triton, _attend_fake)
+
+
+def _attend_torch(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    query_tokens: Tensor,
+    query_offsets: Tensor,
+    query_index: Tensor,
+    key_tokens: Tensor,
+    key_offsets: Tensor,
+    key_index: Tensor,
+    keep: Tensor,
+    tail_keys: Tensor | None = None,
+    tail_values: Tensor | None = None,
+    tail_log_sizes: Tensor | None = None,
+    *,
+    scale: float,
+    return_lse: bool,
+) -> tuple[Tensor, Tensor]:
+    """Out [B, N, H, D] and lse fp32 [B, H, N], of no elements if not asked for."""
+    out, lse = _attend_fake(q, return_lse=return_lse)
+    tail = None
+    if tail_keys is not None:  # a custom operator has no argument for what is there together or not at all
+        assert tail_values is not None and tail_log_sizes is not None
+        tail = Tail(tail_keys, tail_values, tail_log_sizes)
+    attend = attend_in_tasks if q.device.type == "cpu" else attend_in_batches
+    queries, keys = Order(query_tokens, query_offsets, query_index), Order(key_tokens, key_offsets, key_index)
+    attend(q, k, v, queries, keys, keep, tail, scale, out.transpose(1, 2), lse if return_lse else None)
+    return out, lse
+
+
+_blocks_op = registry.custom_op("attend_blocks", _attend_torch, _attend_fake)
 
 
 def _reference(q, k, v, queries, keys, tall_chunks, keep, tail, formats, scale, return_lse):

@@ -4,10 +4,13 @@ The routing score of SVG-EAR, arXiv 2603.08982: for query mean q, key block j wi
 E = sum over its keys k of | exp(q.k) v - exp(q.m) w |^2. Returned as a logarithm, because its size has no bound.
 """
 
+import functools
+import itertools
+
 import torch
 from torch import Tensor
 
-from . import registry
+from . import registry, workers
 from .gather import one_block
 
 REFERENCE_ELEMENTS = 1 << 24  # scores the reference holds at once
@@ -34,7 +37,7 @@ def log_compensation_error(
 
     Returns fp32 [B, H, Q, blocks], -inf for an error of zero and for a block without tokens.
     """
-    return {"triton": _error_op, "reference": _reference}[backend](
+    return {"triton": _error_op, "torch": _error_torch, "reference": _reference}[backend](
         queries, k, v, tokens, offsets, index, key_means, value_means, scale
     )
 
@@ -84,6 +87,80 @@ def _reference(
         error = (exact - 2 * mean_weights * cross + pooled).clamp(min=0)
         out[:, :, start : start + step] = torch.where(sizes[:, :, None] > 0, error.log() + 2 * top, -torch.inf)
     return out
+
+
+def _error_torch(
+    queries: Tensor,
+    k: Tensor,
+    v: Tensor,
+    tokens: Tensor,
+    offsets: Tensor,
+    index: Tensor,
+    key_means: Tensor,
+    value_means: Tensor,
+    scale: float,
+) -> Tensor:
+    """The reference, on the CPU head by head. Of a row, errors of less than about e^-80 of what its largest score could
+    give count as zero."""
+    if queries.device.type != "cpu":
+        return _reference(queries, k, v, tokens, offsets, index, key_means, value_means, scale)
+    out = queries.new_empty(*queries.shape[:3], offsets.shape[1] - 1, dtype=torch.float32)
+
+    def task(b: int, h: int) -> None:
+        order, bounds = tokens[index[b, h]], offsets[index[b, h]]
+        out[b, h] = _error_of_head(
+            queries[b, h],
+            k[b, h],
+            v[b, h],
+            order[bounds[0] : bounds[-1]].long(),
+            bounds.diff(),
+            key_means[b, h].float(),
+            value_means[b, h].float(),
+            scale,
+        )
+
+    places = itertools.product(range(queries.shape[0]), range(queries.shape[1]))
+    workers.share(functools.partial(task, *place) for place in places)
+    return out
+
+
+def _error_of_head(
+    queries: Tensor,
+    k: Tensor,
+    v: Tensor,
+    members: Tensor,
+    sizes: Tensor,
+    key_means: Tensor,
+    value_means: Tensor,
+    scale: float,
+) -> Tensor:
+    """log_compensation_error [Q, blocks] of one head, whose blocks of `sizes` hold the tokens `members`."""
+    dtype = workers.guessing_dtype(k)
+    starts = sizes.cumsum(0) - sizes
+    block = torch.arange(len(sizes)).repeat_interleave(sizes)
+    values = v.float()
+    means = torch.zeros_like(values).index_copy_(0, members, value_means.index_select(0, block))
+    squares, along = values.square().sum(1), (values * means).sum(1)
+
+    queries = queries.float() * scale
+    scores = (k.to(dtype) @ queries.to(dtype).t()).float()
+    mean_scores = key_means @ queries.t()
+    top = torch.maximum(scores.amax(0), mean_scores.amax(0))
+    if top.isnan().any():  # stays in its block
+        top = torch.maximum(scores.nan_to_num(-torch.inf).amax(0), mean_scores.nan_to_num(-torch.inf).amax(0))
+    weights = scores.sub_(top).exp()
+    mean_weights = (mean_scores - top).exp()
+
+    def summed(weights: Tensor, factors: Tensor) -> Tensor:
+        return torch.nn.functional.embedding_bag(
+            members, weights, starts, mode="sum", per_sample_weights=factors.index_select(0, members)
+        )
+
+    cross = summed(weights, along)
+    exact = summed(weights.square_(), squares)
+    pooled = mean_weights.square() * (sizes * value_means.square().sum(1))[:, None]
+    error = (exact - 2 * mean_weights * cross + pooled).clamp_(min=0).log_() + 2 * top
+    return error.masked_fill_((sizes == 0)[:, None], -torch.inf).t()
 
 
 def _error_fake(queries: Tensor, k: Tensor, v: Tensor, tokens: Tensor, offsets: Tensor, *_) -> Tensor:

@@ -19,13 +19,23 @@ def group(labels: Tensor, count: int, *, backend: str) -> tuple[Tensor, Tensor]:
 
     Returns order int32 [B, H, N], position -> token, and offsets int32 [B, H, count + 1], the ends of the labels.
     """
-    return {"triton": _group_op, "reference": _group_reference}[backend](labels, count)
+    return {"triton": _group_op, "torch": _group_torch, "reference": _group_reference}[backend](labels, count)
 
 
 def _group_reference(labels: Tensor, count: int) -> tuple[Tensor, Tensor]:
     labels, order = labels.sort(dim=-1, stable=True)
     bounds = torch.arange(count + 1, device=labels.device, dtype=torch.int32).expand(*labels.shape[:2], -1)
     return order.int(), torch.searchsorted(labels, bounds.contiguous(), out_int32=True)
+
+
+def _group_torch(labels: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """The reference, on the CPU with NumPy's radix sort of 16-bit numbers."""
+    if labels.device.type != "cpu" or count > 1 << 15:
+        return _group_reference(labels, count)
+    order = torch.from_numpy(labels.short().numpy().argsort(axis=-1, kind="stable")).int()
+    flat = (labels.flatten(0, 1) + torch.arange(labels[..., 0].numel())[:, None] * count).flatten()
+    sizes = torch.bincount(flat, minlength=labels[..., 0].numel() * count).view(*labels.shape[:2], count)
+    return order, torch.nn.functional.pad(sizes.cumsum(-1), (1, 0)).int()
 
 
 def _group_fake(labels: Tensor, count: int) -> tuple[Tensor, Tensor]:

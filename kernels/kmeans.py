@@ -5,12 +5,16 @@ Method: SVG2, arXiv 2505.18875 (squared Euclidean distance, 16-bit tokens, fp32 
 distance tensor exists.
 """
 
+import functools
+import itertools
+
 import torch
 from torch import Tensor
 
-from . import registry
+from . import registry, workers
 
 REFERENCE_ELEMENTS = 1 << 24  # scores the reference holds at once
+ROWS = 2048  # tokens of a task on the CPU
 
 
 def assign(x: Tensor, centroids: Tensor, *, backend: str) -> Tensor:
@@ -22,7 +26,9 @@ def assign(x: Tensor, centroids: Tensor, *, backend: str) -> Tensor:
     """
     # argmin |x - c|^2 = argmax x.c - |c|^2 / 2: the token's own norm never enters, so it cannot overflow.
     half_norms = centroids.float().square().sum(-1) * 0.5
-    return {"triton": _assign_op, "reference": _assign_reference}[backend](x, centroids, half_norms)
+    return {"triton": _assign_op, "torch": _assign_torch, "reference": _assign_reference}[backend](
+        x, centroids, half_norms
+    )
 
 
 def _assign_reference(x: Tensor, centroids: Tensor, half_norms: Tensor) -> Tensor:
@@ -34,6 +40,25 @@ def _assign_reference(x: Tensor, centroids: Tensor, half_norms: Tensor) -> Tenso
         for start in range(0, tokens, step)
     ]
     return torch.cat(labels, dim=2)
+
+
+def _assign_torch(x: Tensor, centroids: Tensor, half_norms: Tensor) -> Tensor:
+    """The reference on several threads, with products in 16 bits where the CPU has them: of two centroids as near as
+    makes no difference it may take the other."""
+    if x.device.type != "cpu":
+        return _assign_reference(x, centroids, half_norms)
+    labels = x.new_empty(x.shape[:3], dtype=torch.int32)
+    dtype = workers.guessing_dtype(x)
+
+    def task(b: int, h: int, start: int) -> None:
+        rows = x[b, h, start : start + ROWS].to(dtype)
+        scores = torch.addmm(-half_norms[b, h].to(dtype), rows, centroids[b, h].to(dtype).t()).float()
+        # Several times as fast as torch's.
+        labels[b, h, start : start + ROWS] = torch.from_numpy(scores.numpy().argmax(1))
+
+    places = itertools.product(range(x.shape[0]), range(x.shape[1]), range(0, x.shape[2], ROWS))
+    workers.share(functools.partial(task, *place) for place in places)
+    return labels
 
 
 def _assign_fake(x: Tensor, centroids: Tensor, half_norms: Tensor) -> Tensor:

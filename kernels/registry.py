@@ -1,7 +1,8 @@
 """Which backend runs which operation: requirements as data, refusals as short strings.
 
-A caller asks `choose` once per call and hands the answer to the operation as `backend`. The PyTorch reference
-is never chosen for it: it gives the same answer, but slowly, so running it is the caller's decision.
+A caller asks `choose` once per call and hands the answer to the operation as `backend`: `triton`, else `torch` where an
+operation has a fast form in plain PyTorch. The reference is never chosen for it: it gives the same answer, but slowly,
+so running it is the caller's decision.
 """
 
 import functools
@@ -41,18 +42,24 @@ class Requirement(NamedTuple):
     )  # NVIDIA compute capability; Triton's lowest for bf16 matrix instructions
 
 
-_ATTENTION = {"triton": Requirement(HALF, (64, 128)), "reference": Requirement(FLOATS)}
+_ATTENTION = {
+    "triton": Requirement(HALF, (64, 128)),
+    "torch": Requirement(FLOATS),
+    "reference": Requirement(FLOATS),
+}
+# What the backend torch does without: it reads keys where they lie, and at 16 bits or more.
+_LAYOUT = {name: _ATTENTION[name] for name in ("triton", "reference")}
 REQUIREMENTS: dict[str, dict[str, Requirement]] = {
     "block_sparse_attention": _ATTENTION,
     "kmeans": _ATTENTION,
     "axis_tree": _ATTENTION,
     "block_mean": _ATTENTION,
     "compensation_error": _ATTENTION,
-    "gather": _ATTENTION,
-    "quantise": _ATTENTION,
+    "gather": _LAYOUT,
+    "quantise": _LAYOUT,
     "row_attention": _ATTENTION,
-    "group": {"triton": Requirement(), "reference": Requirement()},
-    "top_p": {"triton": Requirement((torch.float32,)), "reference": Requirement((torch.float32,))},
+    "group": {"triton": Requirement(), "torch": Requirement(), "reference": Requirement()},
+    "top_p": dict.fromkeys(("triton", "torch", "reference"), Requirement((torch.float32,))),
     "unpack_w4": {"triton": Requirement(HALF), "reference": Requirement(FLOATS)},
     "rowwise": {"triton": Requirement(HALF), "reference": Requirement(FLOATS)},
     "relu_linear_attention": {"triton": Requirement(FLOATS, (16, 32)), "reference": Requirement(FLOATS)},
@@ -212,9 +219,14 @@ def why_not(
 def choose(
     operation: str, *, device: torch.device | str, dtype: torch.dtype, head_dim: int | None
 ) -> tuple[str | None, str]:
-    """("triton", "") when the fast backend can run, else (None, reason). "reference" is never chosen here."""
-    reason = why_not(operation, "triton", device=device, dtype=dtype, head_dim=head_dim)
-    return (None, reason) if reason else ("triton", "")
+    """The fastest backend that can run, and "", else None and why Triton cannot. "reference" is never chosen here."""
+    problem = functools.partial(why_not, operation, device=device, dtype=dtype, head_dim=head_dim)
+    reason = problem("triton")
+    if not reason:
+        return "triton", ""
+    if "torch" in REQUIREMENTS[operation] and not problem("torch"):
+        return "torch", ""
+    return None, reason
 
 
 def operations(device: torch.device | str) -> list[Row]:

@@ -21,7 +21,7 @@ def row_attention(queries: Tensor, k: Tensor, v: Tensor, *, scale: float, backen
 
     Returns out fp32 [B, H, R, D] and the natural-log log-sum-exp of the logits, fp32 [B, H, R].
     """
-    return {"triton": _rows_op, "reference": _reference}[backend](queries, k, v, scale)
+    return {"triton": _rows_op, "torch": _reference, "reference": _reference}[backend](queries, k, v, scale)
 
 
 def _reference(queries: Tensor, k: Tensor, v: Tensor, scale: float) -> tuple[Tensor, Tensor]:

@@ -47,7 +47,7 @@ def select_blocks(
         target, head_targets = float(top_p) if top_p < 1 else math.inf, None
     if limit is None:
         limit = (sizes.sum(-1, keepdim=True).float() * max_density).floor().expand(scores.shape[:3])
-    return {"triton": _select_op, "reference": _select_reference}[backend](
+    return {"triton": _select_op, "torch": _select_torch, "reference": _select_reference}[backend](
         scores, sizes, target, rank, limit.float(), head_targets
     )
 
@@ -84,6 +84,39 @@ def _select_reference(
     ties = bits == boundary
     fits = (bits > boundary) | (ties & (above + torch.where(ties, weights, 0).cumsum(-1) <= limit))
     best = real & (torch.arange(bits.shape[-1], device=bits.device) == bits.argmax(-1, keepdim=True))
+    keep = torch.where(over, selected & (fits | best), selected)
+    return keep, keep.sum(-1) < selected.sum(-1)
+
+
+def _select_torch(
+    scores: Tensor, sizes: Tensor, target: float, rank: int, limit: Tensor, head_targets: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """The reference by sorting, which PyTorch does sooner than 31 halvings."""
+    weights = sizes[:, :, None].expand_as(scores)
+    real = weights > 0
+    scores = scores.masked_fill(~real, -1)
+    ordered, order = scores.sort(dim=-1, descending=True)
+    mass = ordered.clamp(min=0).cumsum(-1, dtype=torch.float64)
+    wanted = torch.full((), target) if head_targets is None else head_targets[:, None, None]
+    last = scores.shape[-1] - 1
+
+    def threshold(short: Tensor) -> Tensor:
+        """The score at which a sum over the ordered row, `short` before, is reached; 0 where it never is."""
+        place = short.sum(-1, keepdim=True)
+        return ordered.gather(-1, place.clamp(max=last)).masked_fill_(place > last, 0).clamp_(min=0)
+
+    ranked = torch.arange(1, last + 2, device=scores.device) < rank
+    selected = scores >= torch.minimum(threshold(mass < wanted), threshold(ranked.expand_as(scores)))
+
+    tokens = weights.gather(-1, order).cumsum(-1)
+    limit = limit[..., None]
+    over = torch.where(selected, weights, 0).sum(-1, keepdim=True) > limit
+    # The blocks at the boundary tie: together they are too much, above them everything fits.
+    boundary = threshold(tokens <= limit)
+    above = torch.where(scores > boundary, weights, 0).sum(-1, keepdim=True)
+    ties = (scores == boundary) & real
+    fits = (scores > boundary) | (ties & (above + torch.where(ties, weights, 0).cumsum(-1) <= limit))
+    best = real & (torch.arange(last + 1, device=scores.device) == scores.argmax(-1, keepdim=True))
     keep = torch.where(over, selected & (fits | best), selected)
     return keep, keep.sum(-1) < selected.sum(-1)
 

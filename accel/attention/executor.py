@@ -24,7 +24,7 @@ def execute(
     q.dtype, and with return_lse the log-sum-exp of each row's scores too, fp32 [B, H, N].
 
     formats: what is multiplied at 8 bits, None for nothing. scale multiplies the scores before the softmax. backend
-    is `triton` or `reference`.
+    is `triton`, `torch` or `reference`.
     """
     out, lse = block_sparse_attention(
         q,

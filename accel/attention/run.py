@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 
 import torch
 
+from ...kernels import registry
 from . import reasons
 from .account.forward_statistics import CallNumbers, ForwardStatistics
 from .account.marks import Mark
@@ -16,6 +17,7 @@ from .account.run_summary import RunSummary
 from .account.tally import Tally
 from .budget import PRESETS, Budget
 from .cost.gate import Gate
+from .cost.race import Race
 from .guard import Guard, Promise
 from .memory import StaticPlans, TensorCache
 from .planners import PATTERNS
@@ -66,6 +68,7 @@ class Run:
         self.static = StaticPlans()
         self.gate = Gate() if gate is None else gate
         self.steps = max(0, len(sigmas) - 1)
+        self.race = Race(self.steps)
         self.guard = Guard(settings.guard == "on" and settings.sparse, self.steps)
         self.observer = Observer(settings.pattern, budget.max_density, self.steps) if observed else None
         self.tally = Tally()
@@ -90,6 +93,10 @@ class Run:
         with self._lock:
             self.guard.begin(step)
         return step
+
+    def races(self, device: torch.device) -> bool:
+        """Whether the run's own times decide what is sparse on `device`: its dense steps are timed, too."""
+        return self.settings.sparse and self.settings.fallback == "dense" and bool(registry.triton_problem(device.type))
 
     def check_profile(self, heads: int, calls: int) -> None:
         """Raises ValueError if the profile is of another model than this one, whose video self-attention has so many
@@ -138,6 +145,7 @@ class Run:
             self._expected += forward.expected
             self.tally.add(forward)
             self.gate.learn(forward.measured)
+            self.race.learn(forward)
             for call in forward.calls:
                 if call.top_p is not None:
                     self._add_sparse(call)
@@ -226,6 +234,8 @@ class Run:
                 f"only {reached} of {self._expected} video self-attention calls came by: another node skips their "
                 "blocks, adds tokens or computes them itself"
             )
+        if self.race.summary:
+            notes.append(self.race.summary)
         if self.gate.predicted:
             notes.append(
                 f"'{reasons.DENSE_FASTER}' rests on published rates of the chip: `dit-accel bench gate` measures this "

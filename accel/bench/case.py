@@ -13,8 +13,8 @@ from .timing import Timing, timed
 
 
 class Case:
-    """q, k, v: [1, H, N, D], bf16 on a GPU and fp32 elsewhere. backend runs planning and attention: `triton` or
-    `reference`. repeats: runs in each median."""
+    """q, k, v: [1, H, N, D], bf16 on a GPU and fp32 elsewhere. backend runs planning and attention: `triton`,
+    `torch` or `reference`. repeats: runs in each median."""
 
     def __init__(self, inputs: Inputs, *, device: str, backend: str, repeats: int) -> None:
         dtype = torch.bfloat16 if device == "cuda" else torch.float32

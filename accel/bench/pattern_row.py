@@ -22,7 +22,7 @@ from .timing import once, peak_bytes, timed
 
 # What a row may have more than the density that it was asked for.
 TOLERANCE = 1.1
-SPARSE_OPERATOR = "dit_accel::attend_chunks"
+SPARSE_OPERATORS = {"triton": "dit_accel::attend_chunks", "torch": "dit_accel::attend_blocks"}
 DENSE_OPERATOR = "scaled_dot_product"
 
 
@@ -79,12 +79,14 @@ def plan_timed(case: Case, pattern: str, budget: Budget, target: str, target_den
 def measure(planned: Planned, formats: Formats | None) -> dict[str, Any]:
     """One row: the plan executed in `formats` (None: in the case's dtype)."""
     case, plan, budget = planned.case, planned.plan, planned.budget
+    # 8 bits have no fast form in plain PyTorch.
+    backend = "reference" if formats and case.backend == "torch" else case.backend
 
     def sparse(plan=plan):
-        return executor.execute(case.q, case.k, case.v, plan, formats=formats, scale=case.scale, backend=case.backend)
+        return executor.execute(case.q, case.k, case.v, plan, formats=formats, scale=case.scale, backend=backend)
 
     _, setup_ms = once(sparse, case.device)
-    share = sparse_share(sparse, case.backend)
+    share = sparse_share(sparse, backend)
     out, ms, again_ms = timed(sparse, case.repeats, case.device)
     density = plan.density().item()
     row = {
@@ -96,7 +98,7 @@ def measure(planned: Planned, formats: Formats | None) -> dict[str, Any]:
         "top_p": budget.top_p,
         "floor": budget.floor,
         "max_density": budget.max_density,
-        "backend": case.backend,
+        "backend": backend,
         "query_blocks": plan.queries.blocks,
         "key_blocks": plan.keys.blocks,
         "density": density,
@@ -134,8 +136,8 @@ def sparse_share(sparse, backend: str) -> float:
     """1.0 where a run of `sparse` reaches the sparse kernel (on the reference: no dense attention), else 0.0."""
     with _Operators() as seen:
         sparse()
-    if backend == "triton":
-        return float(SPARSE_OPERATOR in seen.names)
+    if backend in SPARSE_OPERATORS:
+        return float(SPARSE_OPERATORS[backend] in seen.names)
     return float(not any(DENSE_OPERATOR in name for name in seen.names))
 
 

@@ -45,7 +45,7 @@ def start(options: argparse.Namespace, kind: str) -> Session:
     print(f"{where['device']}; torch {where['torch']}; {where['platform']}", flush=True)
 
     def make_case(inputs: Inputs) -> Case:
-        backend = "reference" if reason else "triton"
+        backend = "torch" if reason else "triton"
         return Case(inputs, device=device, backend=backend, repeats=options.repeats or default_repeats(device))
 
     return Session(patterns, map(make_case, make_inputs), rows, reason)

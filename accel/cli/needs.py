@@ -94,7 +94,7 @@ def need_writable_folder(option: str, path: Path) -> None:
 
 
 def kernel_problem(dtype: torch.dtype, head_dim: int) -> str:
-    """Why no kernel attends to tensors of this kind on this machine's GPU; empty where one does."""
+    """Why no Triton kernel attends to tensors of this kind on this machine's GPU; empty where one does."""
     import torch
 
     from ...kernels import registry
@@ -102,7 +102,7 @@ def kernel_problem(dtype: torch.dtype, head_dim: int) -> str:
     # The registry counts Triton's interpreter as a kernel, which needs no GPU and is far too slow for a command.
     if not torch.cuda.is_available():
         return "no GPU"
-    return registry.choose("block_sparse_attention", device="cuda", dtype=dtype, head_dim=head_dim)[1]
+    return registry.why_not("block_sparse_attention", "triton", device="cuda", dtype=dtype, head_dim=head_dim) or ""
 
 
 def _try_to_write(option: str, path: Path, folder: Path) -> None:

@@ -35,6 +35,8 @@ _NOTHING_SPARSE = {
     reasons.NO_KERNEL: "no fast kernel can run here: `dit-accel doctor` says what is missing",
     reasons.DENSE_FASTER: "dense attention is predicted to be faster at this size: `dit-accel bench gate` measures "
     "this card",
+    reasons.TIMED_DENSE: "dense attention was faster at this size, by this run's own times: longer or larger videos "
+    "gain",
     reasons.OTHER_OVERRIDE: "another sparse attention owns the calls: keep one of the two",
     reasons.FAMILY: "this model's family is not enabled, the model runs as without the node",
     reasons.OUTSIDE_WINDOW: "every step lies outside the budget's window: lower dense_first or dense_last",

@@ -69,14 +69,13 @@ def pattern_rows(case: Case, pattern: str, density: float) -> Iterator[Row]:
 
 
 def gathers(case: Case, plan: SparsePlan) -> tuple[Tensor, ...]:
-    """What the executor prepares for a plan at 16 bits: the lists of kept chunks, and keys and values in chunks."""
+    """What Triton's executor prepares for a plan at 16 bits: lists of kept chunks, and keys and values in chunks."""
     keys = plan.keys
     tall_chunks = keys.tall_chunks if case.backend == "triton" else None
+    backend = "triton" if case.backend == "triton" else "reference"
     chunk, (block, start, live) = key_chunks(keys.offsets, keys.tokens.shape[1], tall_chunks, case.device)
-    lists = chunk_lists(plan.keep, block, live, keys.index, backend=case.backend)
-    chunks = (
-        gather_chunks(x, keys.tokens, keys.index, start, live, chunk, backend=case.backend) for x in (case.k, case.v)
-    )
+    lists = chunk_lists(plan.keep, block, live, keys.index, backend=backend)
+    chunks = (gather_chunks(x, keys.tokens, keys.index, start, live, chunk, backend=backend) for x in (case.k, case.v))
     return *lists, *chunks
 
 

@@ -6,8 +6,20 @@ from itertools import pairwise
 import pytest
 import torch
 
+from dit_accel.kernels import axis_tree, workers
 from dit_accel.kernels.block_sparse_attention import Tail
 from dit_accel.tests.support.interpreter import fp8_as_hardware_rounds_it  # noqa: F401
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """The backend torch has no 8 bits: such a combination is no test."""
+
+    def exists(item):
+        parameters = item.callspec.params if hasattr(item, "callspec") else {}
+        return parameters.get("backend") != "torch" or parameters.get("formats") is None
+
+    items[:] = filter(exists, items)
 
 
 @pytest.fixture(autouse=True)
@@ -18,6 +30,15 @@ def nan_in_fresh_memory():
     torch.use_deterministic_algorithms(True, warn_only=True)
     yield
     torch.use_deterministic_algorithms(before[0], warn_only=before[1])
+
+
+@pytest.fixture(autouse=True)
+def guesses_in_fp32(request, monkeypatch):
+    """What the backend torch multiplies in 16 bits because it only guides a choice, in fp32: the choice is then that of
+    the definition. Tests marked `guesses` see it as it is."""
+    if request.node.get_closest_marker("guesses") is None:
+        monkeypatch.setattr(workers, "guessing_dtype", lambda x: torch.float32)
+        monkeypatch.setattr(axis_tree, "TORCH_SAMPLES", axis_tree.SAMPLES)
 
 
 @dataclass

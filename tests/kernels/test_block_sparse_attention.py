@@ -8,7 +8,7 @@ from dit_accel.kernels.block_sparse_attention import block_sparse_attention
 from dit_accel.kernels.quantise import FP8, INT8, Formats
 from dit_accel.tests.support.closeness import assert_close, distance
 
-pytestmark = pytest.mark.parametrize("backend", ["triton", "reference"])
+pytestmark = pytest.mark.parametrize("backend", ["triton", "torch", "reference"])
 
 UNEVEN_QUERIES = [[1, 70, 0, 33, 29], [50, 0, 50, 1, 32]]  # 133 tokens; blocks of 0, 1 and several tiles
 UNEVEN_KEYS = [[17, 0, 1, 16, 40, 15, 0, 44], [0, 100, 1, 1, 1, 14, 16, 0]]

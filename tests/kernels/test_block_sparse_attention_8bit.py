@@ -26,7 +26,7 @@ BARS = {
     Formats(FP8, FP8): 9e-2,
 }
 all_formats = pytest.mark.parametrize("formats", BARS, ids=lambda f: "+".join(str(name)[6:11] for name in f))
-both_backends = pytest.mark.parametrize("backend", ["triton", "reference"])
+both_backends = pytest.mark.parametrize("backend", ["triton", "torch", "reference"])
 
 
 def relative(out, expected) -> float:

@@ -6,7 +6,7 @@ import torch
 from dit_accel.kernels.group import SEGMENTS, group
 
 
-@pytest.mark.parametrize("backend", ["triton", "reference"])
+@pytest.mark.parametrize("backend", ["triton", "torch", "reference"])
 @pytest.mark.parametrize(
     ("tokens", "count"), [(1, 1), (5, 3), (SEGMENTS - 1, 7), (SEGMENTS * 128, 16), (4099, 63), (4099, 64), (9000, 1000)]
 )
@@ -23,7 +23,7 @@ def test_it_is_a_stable_sort(backend, tokens, count):
         assert torch.equal(offsets[row, 0], torch.nn.functional.pad(sizes.cumsum(0), (1, 0)).int())
 
 
-@pytest.mark.parametrize("backend", ["triton", "reference"])
+@pytest.mark.parametrize("backend", ["triton", "torch", "reference"])
 def test_all_tokens_of_one_label(backend):
     labels = torch.full((1, 2, 700), 4, dtype=torch.int32)
     order, offsets = group(labels, 9, backend=backend)

@@ -8,7 +8,7 @@ from dit_accel.kernels.block_mean import block_mean
 from dit_accel.kernels.group import group
 from dit_accel.tests.support.closeness import assert_close
 
-pytestmark = pytest.mark.parametrize("backend", ["triton", "reference"])
+pytestmark = pytest.mark.parametrize("backend", ["triton", "torch", "reference"])
 
 
 def tokens(length=333, dim=64, dtype=torch.float32, packed=False, seed=0):

@@ -34,9 +34,16 @@ def on_a_gpu(fresh):
     return fresh
 
 
+CALL = {"device": "cpu", "dtype": torch.float16, "head_dim": 128}
+
+
 def ask(**changes):
-    call = {"device": "cpu", "dtype": torch.float16, "head_dim": 128} | changes
-    return registry.choose("block_sparse_attention", **call)
+    return registry.choose("block_sparse_attention", **CALL | changes)
+
+
+def why_not(**changes):
+    """Of Triton."""
+    return registry.why_not("block_sparse_attention", "triton", **CALL | changes)
 
 
 def test_the_interpreter_takes_cpu_tensors_and_fp32(fresh):
@@ -47,21 +54,29 @@ def test_the_interpreter_takes_cpu_tensors_and_fp32(fresh):
 def test_reasons(fresh):
     fresh.setenv("TRITON_INTERPRET", "1")
     assert ask(dtype=torch.float64) == (None, "dtype float64 is not supported")
-    assert ask(head_dim=80) == (None, "head dimension 80 is not supported")
+    assert why_not(head_dim=80) == "head dimension 80 is not supported"
     fresh.delenv("TRITON_INTERPRET")
     registry.triton_problem.cache_clear()
-    assert ask() == (None, "no GPU (device is cpu)")
+    assert why_not() == "no GPU (device is cpu)"
     fresh.setattr(torch.cuda, "is_available", lambda: False)
-    assert ask(device="cuda") == (None, "no GPU (torch sees none)")
+    assert why_not(device="cuda") == "no GPU (torch sees none)"
+
+
+def test_what_triton_cannot_do_torch_does(fresh):
+    fresh.delenv("TRITON_INTERPRET", raising=False)
+    for operation, backends in registry.REQUIREMENTS.items():
+        for dtype in backends["reference"].dtypes or (torch.int32,):
+            found, reason = registry.choose(operation, device="cpu", dtype=dtype, head_dim=80)
+            assert (found, bool(reason)) == (("torch", False) if "torch" in backends else (None, True))
 
 
 def test_an_old_gpu_is_refused_and_fp32_too(on_a_gpu):
     on_a_gpu.setattr(block_sparse_attention, "trial", lambda device, dtype, head_dim: None)
     on_a_gpu.setattr(torch.cuda, "get_device_capability", lambda device: (7, 5))
-    assert ask(device="cuda") == (None, "GPU older than sm_80")
+    assert why_not(device="cuda") == "GPU older than sm_80"
     on_a_gpu.setattr(torch.cuda, "get_device_capability", lambda device: (8, 6))
     assert ask(device="cuda") == ("triton", "")
-    assert ask(device="cuda", dtype=torch.float32) == (None, "dtype float32 is not supported")
+    assert why_not(device="cuda", dtype=torch.float32) == "dtype float32 is not supported"
 
 
 @pytest.mark.parametrize("missing", ["triton", "compiler", "headers"])
@@ -102,7 +117,7 @@ def test_kernels_that_this_triton_cannot_import_are_a_reason(on_a_gpu):
 
     on_a_gpu.setattr(registry.importlib, "import_module", import_module)
     reason = "its kernels cannot be imported: ModuleNotFoundError: No module named 'triton.tools.tensor_descriptor'"
-    assert ask(device="cuda") == (None, reason)
+    assert why_not(device="cuda") == reason
 
 
 def test_kernels_that_do_not_compile_for_this_card_are_a_reason(on_a_gpu):
@@ -207,7 +222,7 @@ def test_rows_of_the_doctor(fresh):
     rows = registry.operations("cpu")
     assert {row.operation for row in rows} == set(registry.REQUIREMENTS)
     for row in rows:
-        assert row.usable == (row.backend == "reference") and bool(row.reason) != row.usable
+        assert row.usable == (row.backend != "triton") and bool(row.reason) != row.usable
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ SIZES = [  # B, heads, rows, keys, D; a program of the kernel takes 1024 keys
 ]
 
 pytestmark = pytest.mark.usefixtures("bf16_as_hardware_computes_it")
-backends = pytest.mark.parametrize("backend", ["triton", "reference"])
+backends = pytest.mark.parametrize("backend", ["triton", "torch", "reference"])
 
 
 def problem(batch, heads, rows, length, dim, *, dtype=torch.float32, seed=0):
@@ -185,4 +185,4 @@ def test_what_the_registry_says():
         return registry.choose("row_attention", **{"device": "cpu", "dtype": torch.float16, "head_dim": 128} | call)
 
     assert reason() == reason(head_dim=64) == ("triton", "")
-    assert reason(head_dim=80) == (None, "head dimension 80 is not supported")
+    assert reason(head_dim=80) == ("torch", "")

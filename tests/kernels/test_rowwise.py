@@ -6,6 +6,7 @@ import torch
 from dit_accel.kernels.quantise import FP8, INT8, LARGEST
 from dit_accel.kernels.rowwise import quantise_rows, scale_sums
 from dit_accel.tests.support.closeness import assert_close
+from dit_accel.tests.support.interpreter import maxima_as_hardware_takes_them  # noqa: F401
 
 BACKENDS = ["triton", "reference"]
 
@@ -56,3 +57,16 @@ def test_sums_are_scaled(backend, rows, columns, biased):
     exact = sums.double() * row_steps.double()[:, None] * column_steps.double()
     exact = exact if bias is None else exact + bias.double()
     assert_close(out, exact, units=1)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.usefixtures("maxima_as_hardware_takes_them")
+@pytest.mark.filterwarnings("ignore:All-NaN", "ignore:invalid value")
+@pytest.mark.parametrize("codes", [INT8, FP8])
+def test_a_nan_or_infinity_in_a_row_of_a_linear_layer_makes_its_result_nan(backend, codes):
+    x = torch.randn(4, 40, generator=torch.Generator().manual_seed(0)).half()
+    x[2, 30], x[3] = torch.inf, torch.nan
+    _, steps = quantise_rows(x, None, codes, backend=backend)
+    assert steps.isnan().tolist() == [False, False, True, True]
+    out = scale_sums(torch.ones(4, 8, dtype=torch.int32), steps, torch.ones(8), None, torch.float16, backend=backend)
+    assert out.isnan().all(1).tolist() == out.isnan().any(1).tolist() == [False, False, True, True]

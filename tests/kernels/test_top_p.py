@@ -9,7 +9,7 @@ import torch
 
 from dit_accel.kernels.top_p import select_blocks
 
-backends = pytest.mark.parametrize("backend", ["triton", "reference"])
+backends = pytest.mark.parametrize("backend", ["triton", "torch", "reference"])
 
 
 def rows(blocks=40, queries=2, seed=0, sharpness=2.0, empty=4):

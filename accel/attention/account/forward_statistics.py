@@ -29,7 +29,7 @@ class CallNumbers(NamedTuple):
     """One video self-attention call, on the host. block: its transformer block. density: 1 for a dense one. laps:
     seconds of planning, attention and sampling of a sparse call, or of attention alone; none where it was not timed.
     top_p: the mass that a sparse call promised, None for a dense one. finite: whether its output was; true where nobody
-    looked. sample: None where there was none, or where it met NaN or Inf."""
+    looked. sample: None where there was none, or where it met NaN or Inf. key: the call's identity in the run."""
 
     block: int
     density: float
@@ -38,6 +38,7 @@ class CallNumbers(NamedTuple):
     top_p: float | None = None
     finite: bool = True
     sample: SampleNumbers | None = None
+    key: Hashable = None
 
 
 @dataclass
@@ -118,9 +119,9 @@ class ForwardStatistics:
         self.sparse[backend] += 1
         self._calls.append(_Call(block, watch, key, top_p, place, watched=total is not None))
 
-    def record_dense(self, block: int, watch: Stopwatch | None) -> None:
+    def record_dense(self, block: int, watch: Stopwatch | None, key: Hashable = None) -> None:
         """One dense video self-attention call; its reason is counted apart."""
-        self._calls.append(_Call(block, watch))
+        self._calls.append(_Call(block, watch, key))
 
     def record_trial(self, plan: SparsePlan, watch: Stopwatch) -> None:
         """A sparse call, planned and run between two marks of the watch, whose result nobody uses."""
@@ -155,7 +156,7 @@ class ForwardStatistics:
 def _read(call: _Call, numbers: Sequence[Sequence[float]]) -> CallNumbers:
     laps = () if call.watch is None else tuple(call.watch.laps())
     if call.place is None:
-        return CallNumbers(call.block, 1.0, 0.0, laps)
+        return CallNumbers(call.block, 1.0, 0.0, laps, key=call.key)
     density, capped, *rest = numbers[call.place]
     finite = True
     if call.watched:
@@ -163,4 +164,4 @@ def _read(call: _Call, numbers: Sequence[Sequence[float]]) -> CallNumbers:
         finite = math.isfinite(total)
     # A sample that met NaN or Inf, in a key that was not kept perhaps, measured nothing.
     sample = SampleNumbers(*rest) if rest and all(map(math.isfinite, rest)) else None
-    return CallNumbers(call.block, density, capped, laps, call.top_p, finite, sample)
+    return CallNumbers(call.block, density, capped, laps, call.top_p, finite, sample, call.key)

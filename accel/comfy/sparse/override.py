@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -61,7 +61,7 @@ def attention_override(
         watch = Stopwatch(q.device)
         out = leave(reason)
         watch.mark()
-        forward.statistics.record_dense(call.layer[0], watch)
+        forward.statistics.record_dense(call.layer[0], watch, call.key)
         return out
 
     call = OverrideCall(forward, q, k, v, heads, skip_reshape, mask, kwargs)
@@ -116,13 +116,18 @@ class OverrideCall:
         return q, k, v
 
     @property
+    def key(self) -> Hashable:
+        """The call's identity in the run."""
+        return self.layer, self.tensors[0].shape[2]
+
+    @property
     def scale(self) -> float:
         scale = self.options.get("scale")
         return self.tensors[0].shape[-1] ** -0.5 if scale is None else scale
 
     @functools.cached_property
     def _choice(self) -> tuple[str | None, str]:
-        return choose_backend(self.forward.run.settings.fallback, self.tensors[0])
+        return choose_backend(self.forward.run.settings, self.tensors[0])
 
     @property
     def backend(self) -> str | None:
@@ -197,13 +202,16 @@ def _no_kernel(call: OverrideCall) -> str | None:
 
 
 def _dense_faster(call: OverrideCall) -> str | None:
-    """What the run's gate says. reference and error ask for the sparse result whatever it costs."""
+    """What the run's gate says of a GPU's kernels, and its own times of anything else. reference and error ask for the
+    sparse result whatever it costs."""
     run = call.forward.run
-    if call.backend != "triton" or run.settings.fallback != "dense":
+    if run.settings.fallback != "dense":
         return None
+    if call.backend == "torch":
+        return {True: None, False: reasons.TIMED_DENSE, None: reasons.UNTRIED}[run.race.verdict(call.key)]
     batch, heads, tokens, dim = call.tensors[0].shape
     faster = run.gate.dense_is_faster(
-        (call.layer, tokens),
+        call.key,
         Size(batch * heads, tokens, call.forward.layout.video, dim),
         call.q.device,
         run.settings.pattern,

@@ -200,7 +200,8 @@ class Patch:
         forward = Forward.of(run, model, ForwardInputs(x, c_crossattn, kwargs), t, transformer_options)
         self._activations.watching = forward.step in observed_steps(run.steps)
         compiled = is_compiled(executor.class_obj, transformer_options)
-        touched = run.observer is not None or compiled
+        timed = forward.reason == reasons.OUTSIDE_WINDOW and run.races(x.device)
+        touched = run.observer is not None or compiled or timed
         out, statistics = forward.compute(apply, touched)
         if compiled and statistics.silent and not self._compiled_anew:
             # It ran what was compiled before this node was there: ComfyUI drops the guards that would tell.

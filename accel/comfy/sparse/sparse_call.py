@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterator
+from contextlib import contextmanager
 
 import torch
 
-from ....kernels import registry
+from ....kernels import registry, workers
 from ....kernels.quantise import Formats
 from ...attention import executor
 from ...attention.account.sample import sample, sampled_rows
@@ -19,7 +20,7 @@ from ...attention.memory import Glance, LayerMemory
 from ...attention.planners import PATTERNS
 from ...attention.precision import REFERENCE_CHIP, choose_formats
 from ...attention.profiles.observer import CANDIDATES, FLOOR
-from ...attention.run import Run
+from ...attention.run import Run, Settings
 from ...attention.spending import Spending
 from ..compat import failure_reason, pause_malloc_graph
 from .forward_state import ForwardState
@@ -27,9 +28,11 @@ from .forward_state import ForwardState
 log = logging.getLogger("dit_accel")
 
 
-def choose_backend(fallback: str, q: torch.Tensor) -> tuple[str | None, str]:
+def choose_backend(settings: Settings, q: torch.Tensor) -> tuple[str | None, str]:
     backend, problem = registry.choose("block_sparse_attention", device=q.device, dtype=q.dtype, head_dim=q.shape[-1])
-    if backend is None and fallback == "reference":
+    fallback = settings.fallback
+    # What 8 bits cost can be judged by the reference alone.
+    if fallback == "reference" and (backend is None or (backend == "torch" and settings.precision == "8-bit")):
         return "reference", ""
     if backend is None and fallback == "error":
         raise RuntimeError(
@@ -53,6 +56,23 @@ def _attention_call(
 def sparse_attention(forward: ForwardState, layer: tuple[int, int], q, k, v, scale, backend: str) -> torch.Tensor:
     """Plan and run one call, and sample its error where it is the guard's turn; q, k, v and the result are
     [B, H, N, D]."""
+    with _on_this_device(q):
+        return _sparse_attention(forward, layer, q, k, v, scale, backend)
+
+
+@contextmanager
+def _on_this_device(q: torch.Tensor) -> Iterator[None]:
+    """On a CPU a call takes seconds, on threads that we share out: it can be interrupted."""
+    import comfy.model_management as management
+
+    if q.device.type != "cpu":
+        yield
+        return
+    with workers.one_thread_each(), workers.interruptible(management.throw_exception_if_processing_interrupted):
+        yield
+
+
+def _sparse_attention(forward: ForwardState, layer: tuple[int, int], q, k, v, scale, backend: str) -> torch.Tensor:
     run, step = forward.run, forward.statistics.step
     call = _attention_call(forward, layer, q, k, v, scale, backend)
     spending = run.spending(layer[0], q.device)
@@ -86,6 +106,8 @@ def sparse_attention(forward: ForwardState, layer: tuple[int, int], q, k, v, sca
 
 
 def _formats(run: Run, block: int | None, q: torch.Tensor, backend: str) -> Formats | None:
+    if backend == "torch":
+        return None
     chip = registry.architecture(q.device) if backend == "triton" else REFERENCE_CHIP
     faster = run.gate.faster_at_8_bit(q.device)
     return choose_formats(run.settings.precision, run.settings.pattern, run.budget, chip, faster, block)
@@ -93,7 +115,7 @@ def _formats(run: Run, block: int | None, q: torch.Tensor, backend: str) -> Form
 
 def observe(forward: ForwardState, layer: tuple[int, int], q, k, v, scale: float) -> None:
     """Measures what budgets would do to this call. Where that fails, the run goes on without measuring."""
-    fast, problem = choose_backend(forward.run.settings.fallback, q)
+    fast, problem = choose_backend(forward.run.settings, q)
     forward.run.observer.problem = None if fast else problem
     backend, reason = fast or "reference", None
     try:

@@ -51,7 +51,7 @@ def run(options: argparse.Namespace) -> int:
     rows = []
     for number, (path, inputs) in enumerate(calls, 1):
         print(f"{number}/{len(calls)} {path.name}: {inputs.source}", flush=True)
-        backend = "reference" if reason else "triton"
+        backend = "torch" if reason else "triton"
         judged = quality.judge(inputs, options.density, sources, device=device, backend=backend)
         if no_sol is None:
             judged += quality.judge_sol_attn(inputs, options.density, device=device)
