@@ -122,8 +122,8 @@ def _tree(x: Tensor, weight: Tensor, size: int) -> Tensor:
         lowest = torch.zeros_like(inside).scatter_(1, along.argsort(dim=1, stable=True), place < middle - begin)
         # Both halves keep the order that they had.
         before = lowest.cumsum(1)
-        target = torch.where(lowest, begin + before - 1, middle + place - before)
-        order = torch.empty_like(order).scatter_(0, target[inside], members[inside])
+        target = torch.where(lowest, begin + before - 1, middle + place - before).masked_fill_(~inside, tokens)
+        order = order.new_empty(tokens + 1).scatter_(0, target.flatten(), members.flatten())[:tokens]
     return order.int()
 
 

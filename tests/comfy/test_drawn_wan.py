@@ -73,7 +73,7 @@ def test_sparse_is_the_packs_own_way(drawn):
     dense, _ = drawn.dense(lambda evaluate: evaluate())
     for density in (1.0, 0.3):
         out, summary = drawn.sparse(settings(max_density=density), lambda evaluate: (evaluate(), evaluate())[1])
-        assert summary.sparse == {"reference": 4} and summary.expected == 4
+        assert summary.sparse == {"torch": 4} and summary.expected == 4
         assert summary.density == pytest.approx(density, rel=0.15)
         error = (out - dense).norm() / dense.norm()
         assert error < 1e-4 if density == 1 else 1e-3 < error < 1
@@ -100,7 +100,7 @@ def test_the_command(comfy, tmp_path, capsys):
     ]
     for row in rows:
         assert row["valid"] and row["sparse_share"] == 1 and row["tokens"] == 320 and 0 < row["attention_share"] < 1
-        assert row["backend"] == ("reference" if row["precision"] == "16-bit" else "reference 8-bit")
+        assert row["backend"] == ("torch" if row["precision"] == "16-bit" else "reference 8-bit")
         assert 0.001 < row["error"] < 1 and 0.15 < row["density"] <= 0.275
     said = capsys.readouterr().out
     assert "No kernel can run here" in said and "The guard is off." in said

@@ -107,7 +107,7 @@ def test_density_one_equals_dense(tiny, case, model):
     sparse = tiny.sparse(model)
     assert_close(tiny.sample(sparse, case), tiny.sample(model, case), units=NETWORK)
     (run,) = tiny.history(sparse)
-    assert run.sparse == {"reference": case.calls * run.forwards}
+    assert run.sparse == {"torch": case.calls * run.forwards}
     assert run.expected == case.calls * run.forwards
     assert run.density == pytest.approx(1.0)
     assert not set(run.dense) - reasons.NOT_SELF_ATTENTION - {reasons.FULL_PRECISION}
@@ -144,7 +144,7 @@ def test_other_patterns_keep_everything_or_less(tiny, name, pattern):
         sparse = tiny.sparse(model, pattern=pattern, **budget)
         results.append(tiny.sample(sparse, case))
         (run,) = tiny.history(sparse)
-        assert run.sparse == {"reference": case.calls * run.forwards}
+        assert run.sparse == {"torch": case.calls * run.forwards}
         assert (run.density == pytest.approx(1.0)) == (not budget)
     assert_close(results[0], dense, units=NETWORK)
     assert distance(results[1], dense) > 1e-3

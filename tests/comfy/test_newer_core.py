@@ -70,7 +70,7 @@ def test_containers_change_nothing(tiny, named, in_containers, name):
     given = in_containers()
     assert torch.equal(tiny.sample(sparse, case, steps=1), expected)
     before, after = tiny.history(sparse)
-    assert after.sparse == before.sparse == {"reference": case.calls * after.forwards}
+    assert after.sparse == before.sparse == {"torch": case.calls * after.forwards}
     assert after.dense == before.dense
     assert len(given) == 3 * (after.sparse_calls + after.dense_calls)
     assert all(part.tensor is None for part in given), "a container was not taken"

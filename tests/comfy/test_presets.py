@@ -72,7 +72,7 @@ def test_a_preset_decides_what_is_sparse(tiny, case, sparse, preset):
     assert run.budget == ("auto (few_step)" if preset == "auto" else preset)
     assert run.dense[reasons.OUTSIDE_WINDOW] == dense_steps * LAYERS
     assert run.dense[reasons.DENSE_BLOCK] == steps - dense_steps
-    assert run.sparse == {"reference": steps - dense_steps}
+    assert run.sparse == {"torch": steps - dense_steps}
     assert not run.profiled
 
 

@@ -154,4 +154,4 @@ def test_the_log_has_one_line_per_run(tiny, case, half, caplog):
     parsed = parse_line(line)
     assert parsed["sparse"] == 2 * LAYERS
     assert 0.05 < parsed["density"] < 0.9
-    assert parsed["backend"] == "reference"
+    assert parsed["backend"] == "torch"

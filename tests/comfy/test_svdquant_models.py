@@ -106,7 +106,7 @@ def test_sparse_attention_on_top(tiny, load, files, plain):
     assert distance(found, expected) < CLOSE
     assert distance(expected, video(plain[INT4])) > 10 * CLOSE
     (run,) = tiny.history(model)
-    assert run.sparse == {"reference": BLOCKS * run.forwards} and run.forwards > 1
+    assert run.sparse == {"torch": BLOCKS * run.forwards} and run.forwards > 1
 
 
 @pytest.mark.parametrize("grid", [INT4, E2M1])

@@ -46,7 +46,7 @@ def test_every_pattern_runs_and_repeats(play):
     for pattern in PATTERNS:
         sparse = {"budget": {**BUDGET, "top_p": 0.8, "floor": 0.0}, "pattern": pattern, "fallback": "reference"}
         first, second = run(play, sparse), run(play, sparse)
-        assert first.run["sparse"] == {"reference": BLOCKS * SMALL["steps"]}
+        assert first.run["sparse"] == {"torch": BLOCKS * SMALL["steps"]}
         assert set(first.run["dense"]) == {"cross-attention"}
         assert 0.05 < first.run["density"] < 0.95
         assert np.array_equal(first.latent, second.latent)

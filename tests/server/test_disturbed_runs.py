@@ -30,7 +30,7 @@ def state(play):
 @pytest.fixture(scope="module")
 def undisturbed(play):
     result = play(disturbed("none"))
-    assert result.run["sparse"]["reference"] == CALLS[MODEL] * result.run["forwards"]
+    assert result.run["sparse"]["torch"] == CALLS[MODEL] * result.run["forwards"]
     return result
 
 
@@ -62,7 +62,7 @@ def test_out_of_memory(play, undisturbed):
     run = play(disturbed("out_of_memory")).run
     lost = run["dense"]["out of memory"]
     assert lost in (1, 2)  # of the two calls of a forward
-    assert run["sparse"]["reference"] == undisturbed.run["sparse"]["reference"] - lost > 0
+    assert run["sparse"]["torch"] == undisturbed.run["sparse"]["torch"] - lost > 0
     assert_clean(play)
     assert np.array_equal(play(disturbed("none")).latent, undisturbed.latent)
 

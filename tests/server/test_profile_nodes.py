@@ -61,7 +61,7 @@ def test_saved_loaded_and_used(play, server, measured):
     graph.add("DitAccelReport", model=model, samples=samples)
     graph.read(samples, model)
     result = play(graph)
-    assert result.run["sparse"] == {"reference": 4 * (bundled.BLOCKS - len(whole))}
+    assert result.run["sparse"] == {"torch": 4 * (bundled.BLOCKS - len(whole))}
     assert result.run["dense"].get("the profile keeps this layer whole", 0) == 4 * len(whole)
     assert "budget custom with a profile" in result.outputs["dit_accel_report"][0]["text"]
     promised = [density for density in kept["density"] if density < 1]

@@ -41,13 +41,13 @@ def test_keeping_everything_equals_dense(play, dense, checkpoint, pattern):
     # The positive and the negative prompt in one batch.
     assert forwards == STEPS
     calls = CALLS[checkpoint] * forwards
-    assert run["sparse"] == {"reference": calls} and run["expected"] == calls
+    assert run["sparse"] == {"torch": calls} and run["expected"] == calls
     assert set(run["dense"]) <= {"cross-attention", "not the video stream"}
     assert run["density"] == pytest.approx(1)
     assert_close(result.latent, dense[checkpoint], units=NETWORK)
 
     (line,) = filter(None, map(parse_line, result.log.splitlines()))
-    assert (line["sparse"], line["backend"], line["density"]) == (calls, "reference", 1.0)
+    assert (line["sparse"], line["backend"], line["density"]) == (calls, "torch", 1.0)
 
 
 def small(checkpoint, prompt, accelerated, cfg=4.0):
@@ -69,7 +69,7 @@ def small(checkpoint, prompt, accelerated, cfg=4.0):
 def test_kinds_of_text_tokens(play, checkpoint, prompt):
     result = play(small(checkpoint, prompt, accelerated=True))
     run = result.run
-    assert run["sparse"] == {"reference": CALLS[checkpoint] * run["forwards"]} and run["forwards"] == STEPS
+    assert run["sparse"] == {"torch": CALLS[checkpoint] * run["forwards"]} and run["forwards"] == STEPS
     assert_close(result.latent, play(small(checkpoint, prompt, accelerated=False)).latent, units=NETWORK)
 
 
@@ -98,8 +98,8 @@ def test_sparse_equals_dense_attention_under_the_same_plans(play, dense, checkpo
     result = play(graph)
     run, plans = result.run, result.outputs["plans"]
 
-    assert run["sparse"] == {"reference": CALLS[checkpoint] * run["forwards"]} and run["forwards"] > 0
-    assert len(plans) == run["sparse"]["reference"]
+    assert run["sparse"] == {"torch": CALLS[checkpoint] * run["forwards"]} and run["forwards"] > 0
+    assert len(plans) == run["sparse"]["torch"]
     assert 0.05 < run["density"] < 0.9
     assert run["density"] == pytest.approx(np.mean([plan["density"] for plan in plans]), rel=1e-3)
     for plan in plans:

@@ -13,7 +13,7 @@ OUTSIDE = "outside the budget's window"
 def assert_sparse(run, forwards):
     """Every self-attention call of that many forwards."""
     assert run["forwards"] == forwards
-    assert run["sparse"] == {"reference": CALLS[MODEL] * forwards}
+    assert run["sparse"] == {"torch": CALLS[MODEL] * forwards}
     assert run["expected"] == CALLS[MODEL] * forwards
     assert set(run["dense"]) == {"cross-attention"}
     assert run["notes"] == []

@@ -92,7 +92,7 @@ def test_sparse_attention_on_top(play, models):
 
     found, expected = video(play, four_bits, sparse), video(play, plain, sparse)
     assert distance(found.latent, expected.latent) < CLOSE
-    assert found.run["sparse"] == expected.run["sparse"] == {"reference": 6}
+    assert found.run["sparse"] == expected.run["sparse"] == {"torch": 6}
 
 
 def test_lora_loaders(play, models, lora):

@@ -84,7 +84,7 @@ def test_every_sampling_run(server, play, server_base, case, pattern):
         if case.dense:
             assert not run["sparse"] and set(run["dense"]) == {case.dense}
         else:
-            assert run["sparse"] == {"reference": CALLS[checkpoint] * run["forwards"]}
+            assert run["sparse"] == {"torch": CALLS[checkpoint] * run["forwards"]}
             assert set(run["dense"]) <= reasons.NOT_SELF_ATTENTION
             assert run["density"] < 1
     for latent in result.latents:

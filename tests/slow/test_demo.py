@@ -40,7 +40,7 @@ def test_every_pattern_ran_sparsely(report):
         assert steps_in_window in (9, 10)
         assert row["sparse_calls"] == (BLOCKS - 1) * steps_in_window
         assert row["dense_calls"]["dense_blocks"] == steps_in_window
-        assert row["backend"] in ("triton", "reference")
+        assert row["backend"] in ("triton", "torch")
 
 
 def test_the_numbers_are_those_of_a_faithful_result(report):
@@ -58,7 +58,7 @@ def test_what_is_printed_and_left(demo, report):
         (line,) = (line for line in text.splitlines() if line.startswith(f"{name} "))
         assert f"{row['density']:.3f}" in line and f"{row['psnr_db']:.1f}" in line
     # Nobody may take a CPU's times for the kernels'.
-    on_cpu = any(row["backend"] == "reference" for row in report["patterns"].values())
+    on_cpu = any(row["backend"] == "torch" for row in report["patterns"].values())
     assert ("show no speed-up" in text) == on_cpu
     for name in ("dense.mp4", *(f"{pattern}.mp4" for pattern in PATTERNS), "contact_sheet.png"):
         assert (folder / name).stat().st_size > 5000

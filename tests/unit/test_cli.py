@@ -130,7 +130,7 @@ def test_a_kernel_is_asked_for_only_on_a_gpu(monkeypatch):
     """Also where Triton's interpreter is on, which needs no GPU."""
     from dit_accel.kernels import registry
 
-    monkeypatch.setattr(registry, "choose", lambda operation, *, device, **_: (None, f"{operation} on {device}"))
+    monkeypatch.setattr(registry, "why_not", lambda operation, backend, *, device, **_: f"{operation} on {device}")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert needs.kernel_problem(torch.float16, 128) == "no GPU"
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)

@@ -2,6 +2,7 @@
 
 import ast
 import importlib
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -167,7 +168,7 @@ CALL_PATH = [
         for name in ("call.py", "executor.py", "guard.py", "layout.py", "memory.py", "plan.py", "spending.py")
     ),
     ATTENTION / "account" / "sample.py",
-    *(ATTENTION / "cost" / name for name in ("costs.py", "gate.py")),
+    *(ATTENTION / "cost" / name for name in ("costs.py", "gate.py", "race.py")),
     # blocks.py works on the CPU, once for a layout.
     *sorted(file for file in (ATTENTION / "planners").glob("*.py") if file.name != "blocks.py"),
     *(SPARSE / name for name in ("override.py", "sparse_call.py", "forward_state.py")),
@@ -175,10 +176,21 @@ CALL_PATH = [
 ]
 
 
-def reads_of_the_device(code: str) -> list[int]:
-    """Lines that read the device or index by a boolean mask, whose result has a size only the device knows."""
+# What the backend torch does on a CPU, which is the host; elsewhere it waits once a call, for the sizes of its batches.
+ON_THE_HOST = {
+    "gathered_attention.py": ("attend_in_tasks", "_Head", "attend_in_batches"),
+    "group.py": ("_group_torch",),
+    "kmeans.py": ("_assign_torch",),
+}
+
+
+def reads_of_the_device(code: str, but: Sequence[str] = ()) -> list[int]:
+    """Lines that read the device or index by a boolean mask, whose result has a size only the device knows; but: in
+    functions that may."""
     lines = []
-    for node in ast.walk(ast.parse(code)):
+    module = ast.parse(code)
+    module.body = [node for node in module.body if getattr(node, "name", None) not in but]
+    for node in ast.walk(module):
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
             constants = [*node.args, *(keyword.value for keyword in node.keywords)]
             to_host = any(isinstance(value, ast.Constant) and value.value == "cpu" for value in constants)
@@ -202,7 +214,7 @@ def is_mask(node: ast.AST) -> bool:
 
 @pytest.mark.parametrize("path", CALL_PATH, ids=lambda path: str(path.relative_to(ROOT)))
 def test_call_path_never_reads_the_device(path):
-    assert reads_of_the_device(path.read_text("utf-8")) == []
+    assert reads_of_the_device(path.read_text("utf-8"), ON_THE_HOST.get(path.name, ())) == []
 
 
 @pytest.mark.parametrize("function", ["measure", "_difference"])

@@ -30,6 +30,7 @@ class Race:
         self._forwards = 0
         self._trial: Hashable = None
         self._seen_steps: set[int] = set()
+        self._asked = False
 
     def learn(self, forward: ForwardStatistics) -> None:
         """Takes in a finished forward, already read."""
@@ -53,6 +54,7 @@ class Race:
     def verdict(self, key: Hashable) -> bool | None:
         """Whether the call `key` of the next forward should be sparse; None where another is tried before it. Never
         waits. Asked once a call."""
+        self._asked = True
         if len(self._sparse[key]) >= WARM_UP:
             if self._ratio(key) < 1:
                 return True
@@ -68,7 +70,9 @@ class Race:
 
     @property
     def summary(self) -> str:
-        """What sparse calls took of dense ones, in words; empty where none was timed."""
+        """What sparse calls took of dense ones, in words; empty where that decided nothing."""
+        if not self._asked:
+            return ""
         ratios = [self._ratio(key) for key, times in self._sparse.items() if len(times) >= WARM_UP]
         if not ratios:
             return ""
