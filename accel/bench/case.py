@@ -13,11 +13,13 @@ from .timing import Timing, timed
 
 
 class Case:
-    """q, k, v: [1, H, N, D], bf16 on a GPU and fp32 elsewhere. backend runs planning and attention: `triton`,
+    """q, k, v: [1, H, N, D], dtype, or bf16 on a GPU and fp32 elsewhere. backend runs planning and attention: `triton`,
     `torch` or `reference`. repeats: runs in each median."""
 
-    def __init__(self, inputs: Inputs, *, device: str, backend: str, repeats: int) -> None:
-        dtype = torch.bfloat16 if device == "cuda" else torch.float32
+    def __init__(
+        self, inputs: Inputs, *, device: str, backend: str, repeats: int, dtype: torch.dtype | None = None
+    ) -> None:
+        dtype = dtype or (torch.bfloat16 if device == "cuda" else torch.float32)
         self.q, self.k, self.v = (x.to(device, dtype) for x in inputs[:3])
         self.inputs = inputs
         self.layout = inputs.layout

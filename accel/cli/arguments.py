@@ -91,5 +91,10 @@ def add_attention_options(command: argparse.ArgumentParser) -> None:
     command.add_argument("--density", type=density, nargs="+", help="densities to bring every pattern to, 0.01 to 1")
     command.add_argument("--top-p", type=mass, default=0.9, help="without --density: mass to keep (default 0.9)")
     command.add_argument("--max-density", type=density, default=1.0, help="without --density: most keys (default 1)")
+    command.add_argument(
+        "--dtype",
+        choices=("float32", "float16", "bfloat16"),
+        help="of q, k and v (default bfloat16 on a GPU, else float32)",
+    )
     add_precision_option(command)
     add_row_options(command)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from .bench_session import start
 from .columns import Column, columns_of, milliseconds
-from .needs import REFERENCE_NOTE
+from .needs import TORCH_NOTE
 from .row_file import shown
 from .table import table
 
@@ -54,7 +54,7 @@ def run(options: argparse.Namespace, make_peers: Callable[[], Peers] | None = No
     rows = session.rows.rows
     print(f"\n{show(rows)}\n\n{NOTE}")
     if session.no_kernel_because:
-        print(REFERENCE_NOTE.format(reason=session.no_kernel_because))
+        print(TORCH_NOTE.format(reason=session.no_kernel_because))
     return int(any(row.get("failed") for row in rows))
 
 

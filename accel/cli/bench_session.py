@@ -39,13 +39,16 @@ def start(options: argparse.Namespace, kind: str) -> Session:
     patterns = options.pattern or list(PATTERNS)
     need_patterns(patterns)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    reason = kernel_problem(torch.bfloat16 if device == "cuda" else torch.float32, head_dim)
+    usual = "bfloat16" if device == "cuda" else "float32"
+    dtype = getattr(torch, vars(options).get("dtype") or usual)
+    reason = kernel_problem(dtype, head_dim)
     where = machine(reason)
     rows = Rows(options.json, kind, where, resume=options.resume)
     print(f"{where['device']}; torch {where['torch']}; {where['platform']}", flush=True)
 
     def make_case(inputs: Inputs) -> Case:
         backend = "torch" if reason else "triton"
-        return Case(inputs, device=device, backend=backend, repeats=options.repeats or default_repeats(device))
+        repeats = options.repeats or default_repeats(device)
+        return Case(inputs, device=device, backend=backend, repeats=repeats, dtype=dtype)
 
     return Session(patterns, map(make_case, make_inputs), rows, reason)

@@ -31,8 +31,9 @@ def graph(
     prefix: str,
     sparse: dict[str, Any] | None,
     seed: int = SEED,
+    decode: bool = True,
 ) -> dict[str, Any]:
-    """Samples a clip and saves its latent and its frames (PNG) under `prefix`.
+    """Samples a clip and saves its latent and, if asked to `decode` it, its frames (PNG) under `prefix`.
 
     sparse: the inputs of DitAccelBudget (`budget`) and DitAccelSparseAttention's `pattern` and `fallback`, or None
     for the graph without these nodes.
@@ -56,10 +57,11 @@ def graph(
             denoise=1.0,
         ),
         "save latent": _node("SaveLatent", samples=["sample", 0], filename_prefix=prefix),
-        "vae": _node("VAELoader", vae_name=VAE),
-        "decode": _node("VAEDecode", samples=["sample", 0], vae=["vae", 0]),
-        "save frames": _node("SaveImage", images=["decode", 0], filename_prefix=prefix),
     }
+    if decode:
+        nodes["vae"] = _node("VAELoader", vae_name=VAE)
+        nodes["decode"] = _node("VAEDecode", samples=["sample", 0], vae=["vae", 0])
+        nodes["save frames"] = _node("SaveImage", images=["decode", 0], filename_prefix=prefix)
     if sparse is not None:
         nodes["budget"] = _node("DitAccelBudget", **sparse["budget"])
         nodes["sparse"] = _node(

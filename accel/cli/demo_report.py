@@ -18,7 +18,7 @@ from ..report.pictures import contact_sheet, difference
 from ..version import PACK_VERSION
 from . import Problem
 from .demo_run import Result
-from .needs import REFERENCE_NOTE
+from .needs import TORCH_NOTE
 from .table import table
 
 RATE = 16
@@ -36,7 +36,7 @@ def make_report(
 ) -> dict[str, Any]:
     """The numbers of report.json. PSNR (dB, peak 1) and SSIM are those of the frames against the dense ones.
 
-    no_kernel_because: why attention had to run in the PyTorch reference; empty where a kernel could run.
+    no_kernel_because: why sparse attention ran in plain PyTorch; empty where a kernel could run.
     """
     dense = results["dense"]
     return {
@@ -49,7 +49,7 @@ def make_report(
         "dense_seconds": dense.seconds,
         "patterns": {name: _row(dense, result) for name, result in results.items() if name != "dense"},
         "times": "one run each, whole graph, model loaded",
-        "notes": [NOTE, *([REFERENCE_NOTE.format(reason=no_kernel_because)] if no_kernel_because else [])],
+        "notes": [NOTE, *([TORCH_NOTE.format(reason=no_kernel_because)] if no_kernel_because else [])],
         "machine": {
             "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
             "no_kernel_because": no_kernel_because or None,

@@ -81,9 +81,7 @@ class Sampler:
         """One clip, saved under `name`: dense if pattern is None. budget: what differs from `BUDGET`; settings: what
         `graph` takes beside; warm: whether a short run comes first, so that the time is that of sampling alone."""
         print(f"sampling {name} ...", flush=True)
-        sparse = None
-        if pattern:
-            sparse = {"budget": {**BUDGET, **budget}, "pattern": pattern, "fallback": self._fallback}
+        sparse = self._sparse(pattern, budget)
         server = self._server
         if warm:  # Loads the model and compiles kernels. Its second step is sparse.
             server.run(graph(**{**settings, "steps": 2, "seed": 0}, prefix=f"warm-{name}", sparse=sparse))
@@ -92,13 +90,29 @@ class Sampler:
         outputs = entry["outputs"]
         (latent,) = (_file(server, saved) for saved in outputs["save latent"]["latents"])
         frames = [np.asarray(Image.open(_file(server, saved))) for saved in outputs["save frames"]["images"]]
-        moments = {event: data["timestamp"] for event, data in entry["status"]["messages"]}
         return Result(
             frames=torch.from_numpy(np.stack(frames)).permute(0, 3, 1, 2) / 255,
             latent=load_file(latent)["latent_tensor"].float().clone(),
-            seconds=(moments["execution_success"] - moments["execution_start"]) / 1000,
+            seconds=_seconds(entry),
             log=parse_line(server.log_since(mark)),
         )
+
+    def seconds(
+        self, name: str, pattern: str | None, budget: Mapping[str, Any], settings: Mapping[str, Any], runs: int = 2
+    ) -> list[float]:
+        """Of sampling alone, in each of several runs one after the other. Arguments: see run."""
+        print(f"timing {name} ...", flush=True)
+        seconds = []
+        for seed in range(runs):  # another one, or ComfyUI would take the latent that it has
+            changes = {"seed": settings.get("seed", 0) + seed, "decode": False}
+            made = graph(**{**settings, **changes}, prefix=f"timed-{name}", sparse=self._sparse(pattern, budget))
+            seconds.append(_seconds(self._server.run(made)))
+        return seconds
+
+    def _sparse(self, pattern: str | None, budget: Mapping[str, Any]) -> dict[str, Any] | None:
+        if pattern is None:
+            return None
+        return {"budget": {**BUDGET, **budget}, "pattern": pattern, "fallback": self._fallback}
 
 
 def sample(
@@ -111,6 +125,12 @@ def sample(
         for pattern in patterns:
             results[pattern] = sampler.run(pattern, pattern, {"top_p": top_p}, settings)
     return results
+
+
+def _seconds(entry: Mapping[str, Any]) -> float:
+    """From the start of a graph to its end, of its entry in ComfyUI's history."""
+    moments = {event: data["timestamp"] for event, data in entry["status"]["messages"]}
+    return (moments["execution_success"] - moments["execution_start"]) / 1000
 
 
 def _file(server: Server, saved: dict[str, str]) -> Path:

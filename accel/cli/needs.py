@@ -18,9 +18,8 @@ from .demo_graph import prompts
 if TYPE_CHECKING:
     import torch
 
-REFERENCE_NOTE = (
-    "No kernel can run here ({reason}): attention ran in the PyTorch reference, and its times show no speed-up. "
-    "They are no measure of the kernels."
+TORCH_NOTE = (
+    "Triton cannot run here ({reason}): sparse attention ran in plain PyTorch. Its times are no measure of the kernels."
 )
 
 

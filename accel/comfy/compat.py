@@ -48,6 +48,13 @@ def pause_malloc_graph():
     return getattr(comfy.model_prefetch, "pause_malloc_graph", contextlib.nullcontext)()
 
 
+def raise_if_interrupted() -> None:
+    """Raises where the user has stopped the run."""
+    import comfy.model_management
+
+    comfy.model_management.throw_exception_if_processing_interrupted()
+
+
 def layers_with_own_backend(network) -> int:
     """Attention layers for which the checkpoint names a backend, as newer cores read it.
 

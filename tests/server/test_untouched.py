@@ -34,7 +34,6 @@ def test_bypassed_after_a_sparse_run(play, without_pack, checkpoint):
         ({"min_tokens": 129}, "fewer than min_tokens"),
         ({"dense_first": 1.0, "dense_last": 0.0}, "outside the budget's window"),
         ({"dense_blocks": "0-47"}, "dense_blocks"),
-        ({"fallback": "dense"}, "no fast kernel"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )

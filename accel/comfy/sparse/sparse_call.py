@@ -22,7 +22,7 @@ from ...attention.precision import REFERENCE_CHIP, choose_formats
 from ...attention.profiles.observer import CANDIDATES, FLOOR
 from ...attention.run import Run, Settings
 from ...attention.spending import Spending
-from ..compat import failure_reason, pause_malloc_graph
+from ..compat import failure_reason, pause_malloc_graph, raise_if_interrupted
 from .forward_state import ForwardState
 
 log = logging.getLogger("dit_accel")
@@ -63,12 +63,10 @@ def sparse_attention(forward: ForwardState, layer: tuple[int, int], q, k, v, sca
 @contextmanager
 def _on_this_device(q: torch.Tensor) -> Iterator[None]:
     """On a CPU a call takes seconds, on threads that we share out: it can be interrupted."""
-    import comfy.model_management as management
-
     if q.device.type != "cpu":
         yield
         return
-    with workers.one_thread_each(), workers.interruptible(management.throw_exception_if_processing_interrupted):
+    with workers.one_thread_each(), workers.interruptible(raise_if_interrupted):
         yield
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from dit_accel.accel.cli import Problem
 from dit_accel.accel.cli.columns import Column, columns_of, milliseconds
 from dit_accel.accel.cli.needs import (
-    REFERENCE_NOTE,
+    TORCH_NOTE,
     kernel_problem,
     need_comfyui_folder,
     need_patterns,
@@ -89,7 +89,7 @@ def _run(options: argparse.Namespace) -> int:
                 print(show([row]).splitlines()[-1], flush=True)
     print(f"\n{show(rows.rows)}\n\n{NOTE}")
     if reason:
-        print(REFERENCE_NOTE.format(reason=reason))
+        print(TORCH_NOTE.format(reason=reason))
     return int(any(row.get("failed") for row in rows.rows))
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from dit_accel.accel.cli.bench_session import start
 from dit_accel.accel.cli.columns import Column, columns_of, milliseconds
-from dit_accel.accel.cli.needs import REFERENCE_NOTE
+from dit_accel.accel.cli.needs import TORCH_NOTE
 
 KIND = "dit-accel/bench-planning"
 NOTE = (
@@ -30,7 +30,7 @@ def run(options: argparse.Namespace) -> int:
             print(show([row]).splitlines()[-1], flush=True)
     print(f"\n{show(session.rows.rows)}\n\n{NOTE}")
     if session.no_kernel_because:
-        print(REFERENCE_NOTE.format(reason=session.no_kernel_because))
+        print(TORCH_NOTE.format(reason=session.no_kernel_because))
     return 0
 
 

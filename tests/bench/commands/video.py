@@ -13,7 +13,7 @@ from typing import Any
 from dit_accel.accel.cli import Problem
 from dit_accel.accel.cli.demo import HEAD_DIM, clip_size
 from dit_accel.accel.cli.needs import (
-    REFERENCE_NOTE,
+    TORCH_NOTE,
     kernel_problem,
     need_comfyui,
     need_patterns,
@@ -25,8 +25,9 @@ from dit_accel.accel.headless.server import GraphFailed, GraphRejected, ServerDi
 from dit_accel.accel.writing import replacing
 
 NOTE = (
-    "PSNR in dB / SSIM of the frames against the dense ones, median over prompts and seeds. Each query block keeps the "
-    "density of its column; the first fifth of the schedule and block 0 are dense."
+    "PSNR in dB / SSIM of the frames against the dense ones, and with --times the time of the dense run over that of "
+    "the sparse one, without decoding; medians over prompts and seeds. Each query block keeps the density of its "
+    "column; the first fifth of the schedule and block 0 are dense."
 )
 
 
@@ -52,11 +53,12 @@ def run(options: argparse.Namespace) -> int:
     rows = []
     with tempfile.TemporaryDirectory(prefix="dit-accel-") as base:
         try:
-            with Sampler(comfyui, Path(base), "reference" if reason else "error") as sampler:
+            with Sampler(comfyui, Path(base), "error") as sampler:
                 for prompt in options.prompt:
                     for seed in range(options.seeds):
                         settings = {**size, "prompt": prompt, "seed": seed}
-                        rows += _compare(sampler, options.pattern or list(PATTERNS), options.density, settings)
+                        patterns = options.pattern or list(PATTERNS)
+                        rows += _compare(sampler, patterns, options.density, settings, options.times)
         except (GraphRejected, GraphFailed, ServerDied, TimeoutError) as error:
             raise Problem(f"ComfyUI failed: {error}") from error
     if options.json:
@@ -65,15 +67,18 @@ def run(options: argparse.Namespace) -> int:
             partial.write_text(json.dumps(report, indent=1) + "\n", "utf-8")
     print(f"\n{show(rows, options.density)}\n\n{NOTE}")
     if reason:
-        print(REFERENCE_NOTE.format(reason=reason))
+        print(TORCH_NOTE.format(reason=reason))
     return 0
 
 
-def _compare(sampler, patterns: list[str], densities: list[float], settings: dict[str, Any]) -> list[dict[str, Any]]:
+def _compare(
+    sampler, patterns: list[str], densities: list[float], settings: dict[str, Any], times: bool
+) -> list[dict[str, Any]]:
     from dit_accel.accel.report.metrics import psnr, ssim
 
     tag = f"{settings['prompt']}_{settings['seed']}"
     dense = sampler.run(f"dense_{tag}", None, {}, settings, warm=False)
+    dense_seconds = sampler.seconds(f"dense_{tag}", None, {}, settings) if times else None
     rows = []
     for pattern in patterns:
         for density in densities:
@@ -82,6 +87,7 @@ def _compare(sampler, patterns: list[str], densities: list[float], settings: dic
             if result.sparse_share() != 1:
                 raise Problem(f"{pattern}: not every call in the window was sparse: {result.log}")
             decibel = psnr(dense.frames, result.frames)
+            seconds = sampler.seconds(f"{pattern}_{density}_{tag}", pattern, budget, settings) if times else None
             rows.append(
                 {
                     "prompt": settings["prompt"],
@@ -92,6 +98,8 @@ def _compare(sampler, patterns: list[str], densities: list[float], settings: dic
                     "psnr_db": decibel if math.isfinite(decibel) else None,
                     "ssim": ssim(dense.frames, result.frames),
                     "backend": result.log["backend"],
+                    "seconds": seconds,
+                    "dense_seconds": dense_seconds,
                 }
             )
     return rows
@@ -108,6 +116,11 @@ def show(rows: list[dict[str, Any]], densities: list[float]) -> str:
             # Without a difference PSNR has no value: nothing is better.
             decibel = statistics.median(math.inf if row["psnr_db"] is None else row["psnr_db"] for row in own)
             likeness, measured = (statistics.median(row[key] for row in own) for key in ("ssim", "density"))
-            texts += [f"{decibel:.1f} / {likeness:.3f}", f"{measured:.3f}"]
+            likenesses = f"{decibel:.1f} / {likeness:.3f}"
+            if own[0].get("seconds"):
+                # The second run of each: the first makes what later ones find made.
+                gain = statistics.median(row["dense_seconds"][-1] / row["seconds"][-1] for row in own)
+                likenesses += f" / {gain:.2f}x"
+            texts += [likenesses, f"{measured:.3f}"]
         cells.append((pattern, *texts))
     return table(header, cells)
