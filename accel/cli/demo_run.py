@@ -97,17 +97,13 @@ class Sampler:
             log=parse_line(server.log_since(mark)),
         )
 
-    def seconds(
-        self, name: str, pattern: str | None, budget: Mapping[str, Any], settings: Mapping[str, Any], runs: int = 2
-    ) -> list[float]:
-        """Of sampling alone, in each of several runs one after the other. Arguments: see run."""
+    def seconds(self, name: str, pattern: str | None, budget: Mapping[str, Any], settings: Mapping[str, Any]) -> float:
+        """Of sampling alone, after `run` with the same arguments has made what later runs find made."""
         print(f"timing {name} ...", flush=True)
-        seconds = []
-        for seed in range(runs):  # another one, or ComfyUI would take the latent that it has
-            changes = {"seed": settings.get("seed", 0) + seed, "decode": False}
-            made = graph(**{**settings, **changes}, prefix=f"timed-{name}", sparse=self._sparse(pattern, budget))
-            seconds.append(_seconds(self._server.run(made)))
-        return seconds
+        # Of the same seed ComfyUI would take the latent that it has.
+        changes = {"seed": settings.get("seed", 0) + 1, "decode": False}
+        made = graph(**{**settings, **changes}, prefix=f"timed-{name}", sparse=self._sparse(pattern, budget))
+        return _seconds(self._server.run(made))
 
     def _sparse(self, pattern: str | None, budget: Mapping[str, Any]) -> dict[str, Any] | None:
         if pattern is None:

@@ -82,7 +82,7 @@ def _gpu() -> str:
     import torch
 
     if not torch.cuda.is_available():
-        return "none that torch can use: attention runs dense, or with fallback `reference`"
+        return "none that torch can use: sparse attention runs in plain PyTorch, where that is faster"
     toolkit = f"ROCm {torch.version.hip}" if torch.version.hip else f"CUDA {torch.version.cuda}"
     names = []
     for index in range(torch.cuda.device_count()):

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
 # Without their kernel these run in PyTorch, with the same result; the others are parts of sparse attention.
 IN_PYTORCH = ("unpack_w4", "rowwise", "relu_linear_attention")
+# Parts of sparse attention in Triton alone.
+IN_TRITON = ("gather", "quantise")
 
 
 class Trouble(NamedTuple):
@@ -45,7 +47,12 @@ def try_operations() -> tuple[list[str], list[Trouble]]:
 def _cells(row: Row) -> tuple[str, str, str]:
     if row.usable:
         return row.operation, "as a kernel", ""
-    return row.operation, "in PyTorch" if row.operation in IN_PYTORCH else "not: attention stays dense", row.reason
+    where = "in PyTorch, where that is faster"
+    if row.operation in IN_PYTORCH:
+        where = "in PyTorch"
+    elif row.operation in IN_TRITON:
+        where = "not, and is not needed without"
+    return row.operation, where, row.reason
 
 
 def troubles_of(device: str, rows: Sequence[Row]) -> list[Trouble]:
@@ -81,4 +88,4 @@ def _remedy(reason: str) -> str:
             f"use Triton {oldest} to {newest}" + (f" (found {found[0]})" if found else "") + "; if it is one of these, "
             "report this output"
         )
-    return "nothing to install: models run as without the pack; fallback `reference` tries sparse attention, slowly"
+    return "nothing to install: sparse attention runs in plain PyTorch, and stays dense where that is faster"

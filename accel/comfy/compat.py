@@ -76,7 +76,7 @@ def failure_reason(error: Exception, backend: str) -> str | None:
     """Why a sparse call that raised may be computed densely instead; None for an error that must be shown.
 
     A kernel that cannot be compiled or launched here raises anything: Triton's own errors, the C compiler's exit
-    status, a missing library. The computation without us does not need it.
+    status, a missing library; so does what a device lacks of PyTorch. The computation without us does not need it.
     """
     import comfy.model_management as management
 
@@ -84,7 +84,7 @@ def failure_reason(error: Exception, backend: str) -> str | None:
         return None
     if is_out_of_memory(error):
         return reasons.OUT_OF_MEMORY
-    if backend == "triton":
+    if backend != "reference":
         first_line = str(error).strip().partition("\n")[0]
         return f"{reasons.NO_KERNEL}: {type(error).__name__}: {first_line}"
     return None

@@ -127,7 +127,7 @@ def _add_quality(subjects) -> None:
     video.add_argument("--density", type=types.density, nargs="+", default=[0.3, 0.15], help="0.01 to 1")
     video.add_argument("--prompt", nargs="+", default=["bunny"], help="prompts that the bundled model knows")
     video.add_argument("--seeds", type=types.positive, default=3, help="how many seeds (default 3)")
-    video.add_argument("--times", action="store_true", help="time two more runs of each without decoding")
+    video.add_argument("--times", action="store_true", help="time a second run of each, without decoding")
     types.add_clip_options(video)
     video.add_argument("--json", type=Path, help="write every row and the machine here")
     video.set_defaults(module="commands.video")

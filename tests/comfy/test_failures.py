@@ -58,9 +58,10 @@ def failing(monkeypatch):
 
 
 @pytest.mark.parametrize("kind", ["exception", "interrupt"])
-def test_a_run_that_dies_leaves_nothing_behind(tiny, case, half, failing, kind):
+def test_a_run_that_dies_leaves_nothing_behind(tiny, case, model, failing, kind):
     import comfy.model_management
 
+    half = tiny.sparse(model, top_p=0.5, floor=0.0, fallback="error")
     whole = tiny.sample(half, case)
     before = live_tensors()
     interrupt = comfy.model_management.InterruptProcessingException()
@@ -99,17 +100,18 @@ def test_out_of_memory_makes_the_forward_dense_and_goes_on(tiny, case, half, mon
     ],
     ids=lambda error: type(error).__name__,
 )
-def test_a_kernel_that_cannot_run_is_not_tried_again(tiny, case, model, monkeypatch, error):
+@pytest.mark.parametrize("backend", ["triton", "torch"])
+def test_a_kernel_that_cannot_run_is_not_tried_again(tiny, case, model, monkeypatch, error, backend):
     def stand_in(call, budget):
         attempts.append(call.backend)
         raise error
 
     attempts = []
-    monkeypatch.setattr(registry, "choose", lambda *_, **__: ("triton", ""))
+    monkeypatch.setattr(registry, "choose", lambda *_, **__: (backend, ""))
     monkeypatch.setitem(PATTERNS, "svg2", Pattern(stand_in))
     sparse = tiny.sparse(model, fallback="dense")
     assert torch.equal(tiny.sample(sparse, case, steps=3), tiny.sample(model, case, steps=3))
-    assert attempts == ["triton"]
+    assert attempts == [backend]
     (run,) = tiny.history(sparse)
     assert run.sparse_calls == 0
     assert sum(count for reason, count in run.dense.items() if type(error).__name__ in reason) == 3 * LAYERS

@@ -182,7 +182,7 @@ def test_command_prints_a_table_and_writes_json(clip, tmp_path, capsys, monkeypa
     assert main(["attention", *arguments, "--json", str(path)]) == 0
     assert list(tmp_path.iterdir()) == [path]
     text = capsys.readouterr().out
-    assert "(no GPU)" in text and "show no speed-up" in text
+    assert "(no GPU)" in text and "in plain PyTorch" in text
     assert "svg2" in text and "dense ms" in text
     report = json.loads(path.read_text("utf-8"))
     assert report["rows"][0]["inputs_sha256"]

@@ -35,6 +35,9 @@ class FakeSampler:
             frames = frames + 0.1 * (1 - budget["max_density"])
         return Result(frames, torch.zeros(1), 1.0, self.log if pattern else None)
 
+    def seconds(self, name, pattern, budget, settings):
+        return 2.0 if pattern else 3.0
+
 
 @pytest.fixture
 def fake(monkeypatch, tmp_path):
@@ -55,7 +58,7 @@ def test_every_seed_prompt_pattern_and_density_is_sampled(fake, tmp_path, capsys
     decibel = {row["asked_density"]: row["psnr_db"] for row in rows}
     assert decibel[0.3] == pytest.approx(23.1, abs=0.1) and decibel[0.15] == pytest.approx(21.4, abs=0.1)
     text = capsys.readouterr().out
-    assert "23.1 / " in text and "21.4 / " in text and "show no speed-up" in text
+    assert "23.1 / " in text and "21.4 / " in text and "in plain PyTorch" in text
 
 
 def test_a_run_that_was_not_sparse_proves_nothing(fake, monkeypatch, capsys, tmp_path):
@@ -77,3 +80,12 @@ def test_a_run_that_was_not_sparse_proves_nothing(fake, monkeypatch, capsys, tmp
 def test_bad_options_are_named(fake, capsys, arguments, words):
     assert main(["video", *arguments]) == 1
     assert words in capsys.readouterr().err
+
+
+def test_what_sparse_runs_gain(fake, tmp_path, capsys):
+    path = tmp_path / "rows.json"
+    arguments = ["--pattern", "tree", "--density", "0.3", "--seeds", "1", "--times", "--json", str(path)]
+    assert main(["video", *arguments]) == 0
+    (row,) = json.loads(path.read_text("utf-8"))["rows"]
+    assert (row["seconds"], row["dense_seconds"]) == (2.0, 3.0)
+    assert " / 1.50x" in capsys.readouterr().out

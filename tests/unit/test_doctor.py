@@ -51,8 +51,9 @@ def test_an_operation_without_a_kernel_is_named_with_its_reason_and_a_next_step(
     on_two_gpus(rowwise="its kernels do not compile here: CompilationError: at 3:4", kmeans="its kernels cannot be ...")
     assert main(["doctor"]) == 1
     out = capsys.readouterr().out
-    assert "rowwise                 in PyTorch                  its kernels do not compile here" in out
-    assert "kmeans                  not: attention stays dense  its kernels cannot be" in out
+    words = " ".join(out.split())
+    assert "rowwise in PyTorch its kernels do not compile here" in words
+    assert "kmeans in PyTorch, where that is faster its kernels cannot be" in words
     assert "1 of 13 operations have no kernel on NVIDIA Test (rowwise): its kernels do not compile here: Comp" in out
     assert out.count("next step  use Triton 3.3 to 3.9 (found ") == 1
 

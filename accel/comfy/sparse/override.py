@@ -84,7 +84,7 @@ def attention_override(
         failure = failure_reason(error, call.backend)
         if failure is None or forward.run.settings.fallback == "error":
             raise
-        log.warning("DiT Accel: a sparse attention call failed (%s)", failure, exc_info=call.backend == "triton")
+        log.warning("DiT Accel: a sparse attention call failed (%s)", failure, exc_info=call.backend != "reference")
     if failure is not None:
         # Outside the except block, so that the traceback no longer holds our tensors.
         _give_up(forward, failure)

@@ -117,13 +117,13 @@ def observe(forward: ForwardState, layer: tuple[int, int], q, k, v, scale: float
     forward.run.observer.problem = None if fast else problem
     backend, reason = fast or "reference", None
     try:
-        with pause_malloc_graph(), torch.cuda.device_of(q):
+        with pause_malloc_graph(), torch.cuda.device_of(q), _on_this_device(q):
             _measure(forward, layer, q, k, v, scale, backend, timed=fast is not None)
     except Exception as error:
         reason = failure_reason(error, backend)
         if reason is None:
             raise
-        log.warning("DiT Accel: measuring failed (%s)", reason, exc_info=backend == "triton")
+        log.warning("DiT Accel: measuring failed (%s)", reason, exc_info=backend != "reference")
     if reason is not None:
         forward.run.observer.stop(reason)
 

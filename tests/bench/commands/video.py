@@ -118,8 +118,7 @@ def show(rows: list[dict[str, Any]], densities: list[float]) -> str:
             likeness, measured = (statistics.median(row[key] for row in own) for key in ("ssim", "density"))
             likenesses = f"{decibel:.1f} / {likeness:.3f}"
             if own[0].get("seconds"):
-                # The second run of each: the first makes what later ones find made.
-                gain = statistics.median(row["dense_seconds"][-1] / row["seconds"][-1] for row in own)
+                gain = statistics.median(row["dense_seconds"] / row["seconds"] for row in own)
                 likenesses += f" / {gain:.2f}x"
             texts += [likenesses, f"{measured:.3f}"]
         cells.append((pattern, *texts))
