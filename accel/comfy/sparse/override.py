@@ -82,9 +82,15 @@ def attention_override(
             out = sparse_attention(forward, call.layer, *call.tensors, call.scale, call.backend)
     except Exception as error:
         failure = failure_reason(error, call.backend)
-        if failure is None or forward.run.settings.fallback == "error":
+        fallback = forward.run.settings.fallback
+        # Who asks for plain PyTorch whatever it costs is to see why it fails.
+        asked = fallback == "reference" and call.backend == "torch" and failure != reasons.OUT_OF_MEMORY
+        if failure is None or asked or fallback == "error":
             raise
-        log.warning("DiT Accel: a sparse attention call failed (%s)", failure, exc_info=call.backend != "reference")
+        # Where memory ran out, who keeps the record would keep what the call had.
+        log.warning(
+            "DiT Accel: a sparse attention call failed (%s)", failure, exc_info=failure != reasons.OUT_OF_MEMORY
+        )
     if failure is not None:
         # Outside the except block, so that the traceback no longer holds our tensors.
         _give_up(forward, failure)

@@ -11,7 +11,7 @@ import torch
 
 from ....kernels import registry, workers
 from ....kernels.quantise import Formats
-from ...attention import executor
+from ...attention import executor, reasons
 from ...attention.account.sample import sample, sampled_rows
 from ...attention.account.stopwatch import Stopwatch
 from ...attention.call import AttentionCall
@@ -123,7 +123,7 @@ def observe(forward: ForwardState, layer: tuple[int, int], q, k, v, scale: float
         reason = failure_reason(error, backend)
         if reason is None:
             raise
-        log.warning("DiT Accel: measuring failed (%s)", reason, exc_info=backend != "reference")
+        log.warning("DiT Accel: measuring failed (%s)", reason, exc_info=reason != reasons.OUT_OF_MEMORY)
     if reason is not None:
         forward.run.observer.stop(reason)
 
