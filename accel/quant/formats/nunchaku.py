@@ -147,7 +147,8 @@ def _blocks(
     numbered: dict[str, dict[int, Layers]] = defaultdict(lambda: defaultdict(dict))
     for name in list(layers):
         parts = name.split(".", 2)
-        if parts[0] in lists and len(parts) == 3 and parts[1].isdecimal():
+        # Of thousands of digits Python makes no number: such a name is left over, and refused as that.
+        if parts[0] in lists and len(parts) == 3 and parts[1].isdecimal() and len(parts[1]) < 10:
             own = lists[parts[0]].aliases.get(parts[2], parts[2])
             numbered[parts[0]][int(parts[1])][own] = layers.pop(name)
     for kind, blocks in lists.items():
