@@ -58,8 +58,9 @@ class Race:
         if len(self._sparse[key]) >= WARM_UP:
             if self._ratio(key) < 1:
                 return True
+            last = self._sparse[key][-1]
             again = self._forwards - self._tried[key] >= PATIENCE
-            return again and self._may_lose(self._sparse[key][-1])
+            return again and self._may_lose(last - self._dense_seconds(key, last))
         leading = [other for other, times in self._sparse.items() if len(times) >= WARM_UP]
         if leading:
             # What the other layers gained says what to expect of this one.
