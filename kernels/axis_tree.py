@@ -7,8 +7,6 @@ all leaves are full, so that tiles of the attention kernel are, too. Differences
 not count.
 """
 
-import functools
-import itertools
 from itertools import pairwise
 
 import torch
@@ -94,8 +92,7 @@ def _order_torch(x: Tensor, weight: Tensor, size: int) -> Tensor:
     def task(b: int, h: int) -> None:
         out[b, h] = _tree(x[b, h], weight[b, h], size)
 
-    places = itertools.product(range(x.shape[0]), range(x.shape[1]))
-    workers.share(functools.partial(task, *place) for place in places)
+    workers.share_places(task, range(x.shape[0]), range(x.shape[1]))
     return out
 
 

@@ -1,8 +1,5 @@
 """Mean of the tokens of every block of an order: k-means centroids, pooled queries, keys and values."""
 
-import functools
-import itertools
-
 import torch
 from torch import Tensor
 
@@ -62,8 +59,7 @@ def _mean_torch(x: Tensor, tokens: Tensor, offsets: Tensor, index: Tensor, empty
         means = torch.nn.functional.embedding_bag(members, x[b, h].float(), starts, mode="mean").to(x.dtype)
         out[b, h] = torch.where((bounds.diff() > 0)[:, None], means, empty[b, h])
 
-    places = itertools.product(range(x.shape[0]), range(x.shape[1]))
-    workers.share(functools.partial(task, *place) for place in places)
+    workers.share_places(task, range(x.shape[0]), range(x.shape[1]))
     return out
 
 

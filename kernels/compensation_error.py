@@ -4,9 +4,6 @@ The routing score of SVG-EAR, arXiv 2603.08982: for query mean q, key block j wi
 E = sum over its keys k of | exp(q.k) v - exp(q.m) w |^2. Returned as a logarithm, because its size has no bound.
 """
 
-import functools
-import itertools
-
 import torch
 from torch import Tensor
 
@@ -89,17 +86,7 @@ def _reference(
     return out
 
 
-def _error_torch(
-    queries: Tensor,
-    k: Tensor,
-    v: Tensor,
-    tokens: Tensor,
-    offsets: Tensor,
-    index: Tensor,
-    key_means: Tensor,
-    value_means: Tensor,
-    scale: float,
-) -> Tensor:
+def _error_torch(queries, k, v, tokens, offsets, index, key_means, value_means, scale):
     """The reference, on the CPU head by head. Of a row, errors of less than about e^-80 of what its largest score could
     give count as zero."""
     if queries.device.type != "cpu":
@@ -119,8 +106,7 @@ def _error_torch(
             scale,
         )
 
-    places = itertools.product(range(queries.shape[0]), range(queries.shape[1]))
-    workers.share(functools.partial(task, *place) for place in places)
+    workers.share_places(task, range(queries.shape[0]), range(queries.shape[1]))
     return out
 
 

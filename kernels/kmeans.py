@@ -5,9 +5,6 @@ Method: SVG2, arXiv 2505.18875 (squared Euclidean distance, 16-bit tokens, fp32 
 distance tensor exists.
 """
 
-import functools
-import itertools
-
 import torch
 from torch import Tensor
 
@@ -49,15 +46,15 @@ def _assign_torch(x: Tensor, centroids: Tensor, half_norms: Tensor) -> Tensor:
         return _assign_reference(x, centroids, half_norms)
     labels = x.new_empty(x.shape[:3], dtype=torch.int32)
     dtype = workers.guessing_dtype(x)
+    columns, shifts = centroids.to(dtype).mT, -half_norms.to(dtype)
 
     def task(b: int, h: int, start: int) -> None:
         rows = x[b, h, start : start + ROWS].to(dtype)
-        scores = torch.addmm(-half_norms[b, h].to(dtype), rows, centroids[b, h].to(dtype).t()).float()
+        scores = torch.addmm(shifts[b, h], rows, columns[b, h]).float()
         # Several times as fast as torch's.
         labels[b, h, start : start + ROWS] = torch.from_numpy(scores.numpy().argmax(1))
 
-    places = itertools.product(range(x.shape[0]), range(x.shape[1]), range(0, x.shape[2], ROWS))
-    workers.share(functools.partial(task, *place) for place in places)
+    workers.share_places(task, range(x.shape[0]), range(x.shape[1]), range(0, x.shape[2], ROWS))
     return labels
 
 

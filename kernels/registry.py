@@ -47,7 +47,7 @@ _ATTENTION = {
     "torch": Requirement(FLOATS),
     "reference": Requirement(FLOATS),
 }
-# What the backend torch does without: it reads keys where they lie, and at 16 bits or more.
+# What the backend torch does without: its attention puts keys in order itself, and has no 8 bits.
 _LAYOUT = {name: _ATTENTION[name] for name in ("triton", "reference")}
 REQUIREMENTS: dict[str, dict[str, Requirement]] = {
     "block_sparse_attention": _ATTENTION,

@@ -5,6 +5,7 @@ that costs more than it gains; workers that compute different things need not wa
 """
 
 import functools
+import itertools
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -84,6 +85,11 @@ def share(tasks: Iterable[Callable[[], None]]) -> None:
             wait(others)
         for other in others:
             other.result()
+
+
+def share_places(task: Callable[..., None], *numbers: Iterable[int]) -> None:
+    """`share` of task(*place) for every place of the product of `numbers`."""
+    share(functools.partial(task, *place) for place in itertools.product(*numbers))
 
 
 @functools.cache

@@ -51,7 +51,7 @@ def run(options: argparse.Namespace) -> int:
     patterns = options.pattern or list(PATTERNS)
     with tempfile.TemporaryDirectory(prefix="dit-accel-") as base:
         try:
-            results = demo_run.sample(comfyui, Path(base), patterns, fallback="error", **settings)
+            results = demo_run.sample(comfyui, Path(base), patterns, **settings)
         except (GraphRejected, GraphFailed, ServerDied, TimeoutError) as error:
             raise Problem(f"ComfyUI failed: {error}") from error
     report = demo_report.make_report(results, settings, no_kernel_because=reason)

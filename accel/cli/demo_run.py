@@ -53,13 +53,12 @@ class Result(NamedTuple):
 class Sampler:
     """Samples the demo's graph in a headless ComfyUI; a context, which ends the server.
 
-    base is an empty folder that the server may fill. fallback: what the node does where no kernel runs.
+    base is an empty folder that the server may fill.
     """
 
-    def __init__(self, comfyui: Path, base: Path, fallback: str) -> None:
+    def __init__(self, comfyui: Path, base: Path) -> None:
         # Triton's interpreter, where the environment asks for it, would take hours.
         self._server = Server(comfyui, base, [PACK], environment={"TRITON_INTERPRET": "0"})
-        self._fallback = fallback
 
     def __enter__(self) -> Sampler:
         print("starting ComfyUI ...", flush=True)
@@ -81,7 +80,7 @@ class Sampler:
         """One clip, saved under `name`: dense if pattern is None. budget: what differs from `BUDGET`; settings: what
         `graph` takes beside; warm: whether a short run comes first, so that the time is that of sampling alone."""
         print(f"sampling {name} ...", flush=True)
-        sparse = self._sparse(pattern, budget)
+        sparse = _sparse(pattern, budget)
         server = self._server
         if warm:  # Loads the model and compiles kernels. Its second step is sparse.
             server.run(graph(**{**settings, "steps": 2, "seed": 0}, prefix=f"warm-{name}", sparse=sparse))
@@ -102,25 +101,23 @@ class Sampler:
         print(f"timing {name} ...", flush=True)
         # Of the same seed ComfyUI would take the latent that it has.
         changes = {"seed": settings.get("seed", 0) + 1, "decode": False}
-        made = graph(**{**settings, **changes}, prefix=f"timed-{name}", sparse=self._sparse(pattern, budget))
+        made = graph(**{**settings, **changes}, prefix=f"timed-{name}", sparse=_sparse(pattern, budget))
         return _seconds(self._server.run(made))
 
-    def _sparse(self, pattern: str | None, budget: Mapping[str, Any]) -> dict[str, Any] | None:
-        if pattern is None:
-            return None
-        return {"budget": {**BUDGET, **budget}, "pattern": pattern, "fallback": self._fallback}
 
-
-def sample(
-    comfyui: Path, base: Path, patterns: Sequence[str], *, top_p: float, fallback: str, **settings: Any
-) -> dict[str, Result]:
+def sample(comfyui: Path, base: Path, patterns: Sequence[str], *, top_p: float, **settings: Any) -> dict[str, Result]:
     """The result without our nodes, as "dense", and with each pattern, all with one seed. settings: what `graph` takes
     beside; the rest as of Sampler."""
-    with Sampler(comfyui, base, fallback) as sampler:
+    with Sampler(comfyui, base) as sampler:
         results = {"dense": sampler.run("dense", None, {}, settings)}
         for pattern in patterns:
             results[pattern] = sampler.run(pattern, pattern, {"top_p": top_p}, settings)
     return results
+
+
+def _sparse(pattern: str | None, budget: Mapping[str, Any]) -> dict[str, Any] | None:
+    """What `graph` takes of our nodes; what cannot be fast must not pass unseen."""
+    return {"budget": {**BUDGET, **budget}, "pattern": pattern, "fallback": "error"} if pattern else None
 
 
 def _seconds(entry: Mapping[str, Any]) -> float:

@@ -19,7 +19,7 @@ class FakeSampler:
     asked: ClassVar[list] = []
     log: ClassVar[dict] = LOG
 
-    def __init__(self, comfyui, base, fallback):
+    def __init__(self, comfyui, base):
         self.asked.clear()
 
     def __enter__(self):

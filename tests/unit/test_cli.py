@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from dit_accel.accel.attention.planners import PATTERNS
-from dit_accel.accel.cli import Problem, bench_inputs, demo, demo_graph, demo_report, needs
+from dit_accel.accel.cli import Problem, bench_inputs, demo, demo_graph, demo_report, demo_run, needs
 from dit_accel.accel.cli.demo_run import Result
 from dit_accel.accel.cli.main import main
 from dit_accel.accel.cli.table import table
@@ -155,7 +155,7 @@ def test_what_cannot_be_fast_does_not_pass_unseen_in_the_demo(monkeypatch, tmp_p
     assert main(["demo", "--output", str(tmp_path / "out"), "--frames", "12", "--width", "200", *asks]) == 0
     assert (asked["frames"], asked["width"], asked["height"]) == (9, 192, 112)
     assert asked["patterns"] == list(patterns)
-    assert asked["fallback"] == "error"
+    assert demo_run._sparse("tree", {})["fallback"] == "error"
     report = json.loads((tmp_path / "out" / "report.json").read_text("utf-8"))
     assert report["machine"]["no_kernel_because"] == (reason or None)
 

@@ -8,11 +8,13 @@ import torch
 
 
 class Stopwatch:
-    """Marks moments of one call without a host sync: CUDA events on a GPU, the clock elsewhere."""
+    """Marks moments of one call without a host sync: CUDA events on a GPU, the clock elsewhere. What other devices do
+    (MPS, XPU) is waited for at each mark, or the clock would tell when it was queued."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
         self._cuda = device.type == "cuda"
+        self._wait = None if self._cuda else getattr(getattr(torch, device.type, None), "synchronize", None)
         self._marks: list = []
         self.mark()
 
@@ -23,6 +25,8 @@ class Stopwatch:
             event.record(torch.cuda.current_stream(self._device))
             self._marks.append(event)
         else:
+            if self._wait is not None:
+                self._wait()
             self._marks.append(time.perf_counter())
 
     def laps(self) -> list[float]:

@@ -53,7 +53,7 @@ def run(options: argparse.Namespace) -> int:
     rows = []
     with tempfile.TemporaryDirectory(prefix="dit-accel-") as base:
         try:
-            with Sampler(comfyui, Path(base), "error") as sampler:
+            with Sampler(comfyui, Path(base)) as sampler:
                 for prompt in options.prompt:
                     for seed in range(options.seeds):
                         settings = {**size, "prompt": prompt, "seed": seed}
